@@ -13,16 +13,21 @@ class UserError(Exception):
 
 
 def run_main(main: Callable[[Sequence[str]], int | None]) -> None:
-    """Runs `main` under absl; a `UserError` becomes one line on stderr and exit code 1, bugs keep their trace."""
+    """Runs `main` under absl; a `UserError` becomes one line on stderr and exit code 1.
+
+    Faults of the command line itself (unknown option or config key, wrong type) end with exit code 2,
+    `--help` with 0, Ctrl-C with 130. Bugs keep their trace.
+    """
+    from memalpha_jax.command_line import parse_flags  # it raises UserError, so it needs this module
 
     def guarded(argv: Sequence[str]) -> int | None:
-        if len(argv) > 1:
-            print(f"error: unexpected argument {argv[1]!r}; every option is written --name=value", file=sys.stderr)
-            return 2
         try:
             return main(argv)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=parse_flags)

@@ -1,0 +1,49 @@
+"""Package metadata; everything about tools (ruff, mypy, pytest) is in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+REQUIRED = [
+    "absl-py>=2.3",
+    "flax>=0.12.8",
+    "grain>=0.2.18",
+    "jax>=0.10.2",
+    "json_repair>=0.50",
+    "matplotlib>=3.10",
+    "ml_collections>=1.1.0",
+    "numpy>=2.2",
+    "optax>=0.2.8",
+    "orbax-checkpoint>=0.12.8",
+    "sentencepiece>=0.2.1",
+]
+# torch and transformers are the oracle of the parity tests, nothing more; this exact spelling of torch
+# resolves to the small CPU build where one is offered.
+TEST = [
+    "hypothesis>=6.150",
+    "mypy>=2.0",
+    "pytest>=9.0",
+    "pytest-xdist>=3.8",
+    "rank_bm25>=0.2.2",
+    "ruff>=0.17",
+    "tensorboardX>=2.6",
+    "torch==2.13.0",
+    "transformers>=5.17",
+]
+
+readme = Path(__file__).parent / "README.md"
+
+setup(
+    name="memalpha_jax",
+    version="0.1.0",
+    description="Reinforcement learning of what a language model writes into its memory, in JAX",
+    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["memalpha_jax", "memalpha_jax.*"]),
+    package_data={"memalpha_jax": ["py.typed"], "memalpha_jax.tools": ["prompts/*.txt"]},
+    install_requires=REQUIRED,
+    extras_require={"test": TEST, "gpu": ["jax[cuda13]>=0.10.2"], "tpu": ["jax[tpu]>=0.10.2"]},
+)
