@@ -1,0 +1,45 @@
+"""The embedded default: the whole system at a size for two CPU cores, on a generated world, from nothing.
+
+    python -m memalpha_jax.warmstart --config=experiments/tiny.py --workdir=runs/tiny
+    python -m memalpha_jax.train     --config=experiments/tiny.py --workdir=runs/tiny
+    python -m memalpha_jax.evaluate  --config=experiments/tiny.py --workdir=runs/tiny
+"""
+
+from memalpha_jax.experiment import default_config
+
+
+def get_config():
+    config = default_config()
+
+    # Policy: about half a million parameters.
+    config.policy.width = 128
+    config.policy.layers = 2
+    config.policy.heads = 4
+    config.policy.kv_heads = 2
+    config.policy.head_dim = 32
+    config.policy.ff = 384
+    config.policy.qk_norm_init = 1.7
+
+    # Memory and prompt: what a small model can look at.
+    config.memory.core_tokens = 64
+    config.memory.items = 32
+    config.memory.arena_tokens = 512
+    config.memory.shown_items = 1
+    config.memory.similar_items = 2
+    config.rollout.prompt_tokens = 160
+    config.rollout.reply_tokens = 80
+    config.rollout.max_calls = 8
+    config.rollout.template = "compact"
+
+    # Reward: the published sum with its holes closed (see README, "What the published reward does instead").
+    config.rewards.r2_weight = 0.2
+    config.rewards.pay_duplicates = False
+
+    # Learning.
+    config.grpo.episodes = 8
+    config.grpo.group = 8
+    config.grpo.steps = 100
+    config.grpo.block_rows = 8
+    config.grpo.optimizer.lr = 7e-4
+    config.grpo.optimizer.weight_decay = 0.0
+    return config

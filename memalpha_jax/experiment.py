@@ -1,0 +1,89 @@
+"""The whole configuration of a run: one frozen dataclass per component, and the ConfigDict that experiment files fill in."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ml_collections import config_dict
+
+from memalpha_jax.config import to_dict
+from memalpha_jax.episodes.sources import EpisodesConfig
+from memalpha_jax.grpo.learner import GRPOConfig
+from memalpha_jax.memory.state import MemoryConfig
+from memalpha_jax.policy.config import PolicyConfig
+from memalpha_jax.policy.optimizer import OptimizerConfig
+from memalpha_jax.policy.sharding import MeshConfig
+from memalpha_jax.rewards.reward import RewardConfig
+from memalpha_jax.rollout.rollout import RolloutConfig
+from memalpha_jax.warmstart_data import StageConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStartConfig:
+    """Supervised lessons before reinforcement learning, on generated episodes, from random weights.
+
+    Attributes:
+      tokenizer_pieces: pieces of the SentencePiece model that is trained first.
+      batch: rows per step. round_episodes: episodes demonstrated at a time.
+      block_rows: as `GRPOConfig.block_rows`.
+      short, middle, full: lessons, in this order.
+    """
+
+    tokenizer_pieces: int = 700
+    batch: int = 32
+    round_episodes: int = 128
+    block_rows: int = 8
+    optimizer: OptimizerConfig = OptimizerConfig(name="muon", lr=3e-3, decay=0.3)
+    short: StageConfig = StageConfig(150, 1, 2, 6, demonstrate=False)
+    middle: StageConfig = StageConfig(200, 3, 4, 6, demonstrate=False)
+    full: StageConfig = StageConfig(550, 6, 8, 6, demonstrate=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    """Attributes:
+    episodes: held-out episodes per length. lengths: multiples of `episodes.chunks`.
+    batch: trajectories decoded at once. bootstrap: resamples of the intervals.
+    """
+
+    episodes: int = 64
+    lengths: tuple[int, ...] = (1, 3, 13)
+    batch: int = 64
+    bootstrap: int = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """Attributes:
+    save_every: steps between checkpoints. keep: checkpoints kept.
+    trace_every: steps between traces written for reading. evaluate_every: steps between quick evaluations
+    on `evaluate_episodes` held-out episodes for the curve; 0 turns them off.
+    """
+
+    save_every: int = 20
+    keep: int = 3
+    trace_every: int = 20
+    evaluate_every: int = 20
+    evaluate_episodes: int = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A run, from one seed. See the dataclass of each section."""
+
+    seed: int = 0
+    episodes: EpisodesConfig = EpisodesConfig()
+    memory: MemoryConfig = MemoryConfig()
+    policy: PolicyConfig = PolicyConfig()
+    rollout: RolloutConfig = RolloutConfig()
+    rewards: RewardConfig = RewardConfig()
+    grpo: GRPOConfig = GRPOConfig()
+    mesh: MeshConfig = MeshConfig()
+    warmstart: WarmStartConfig = WarmStartConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    run: RunConfig = RunConfig()
+
+
+def default_config() -> config_dict.ConfigDict:
+    """Every key with its default, for an experiment file to change."""
+    return config_dict.ConfigDict(to_dict(Config()))

@@ -1,0 +1,47 @@
+"""Assembles an `Engine` from configuration and a tokenizer."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+from jax.sharding import Mesh
+
+from memalpha_jax.memory.render import compile_template
+from memalpha_jax.memory.state import MemoryConfig
+from memalpha_jax.policy.config import PolicyConfig
+from memalpha_jax.policy.generate import SamplingConfig
+from memalpha_jax.policy.tokenizer import Tokenizer
+from memalpha_jax.rollout.rollout import Engine, RolloutConfig
+from memalpha_jax.tools.prompts import load_template
+from memalpha_jax.tools.reply import parse_replies
+
+
+def make_engine(
+    policy: PolicyConfig,
+    memory: MemoryConfig,
+    rollout: RolloutConfig,
+    tokenizer: Tokenizer,
+    *,
+    mesh: Mesh | None = None,
+    temperature: float | None = None,
+) -> Engine:
+    """The static part of a rollout; `temperature` overrides the training one (0 is greedy)."""
+    temperature = rollout.temperature if temperature is None else temperature
+    parser = functools.partial(
+        parse_replies,
+        tokenizer=tokenizer,
+        wire=rollout.wire,
+        max_calls=rollout.max_calls,
+        max_tokens=rollout.reply_tokens,
+        core_tokens=memory.core_tokens,
+    )
+    return Engine(
+        policy=dataclasses.replace(policy, vocab_size=tokenizer.vocab_size),
+        memory=memory,
+        rollout=rollout,
+        sampling=SamplingConfig(rollout.reply_tokens, temperature, tokenizer.eos_id),
+        tables=compile_template(load_template(rollout.template), tokenizer, memory),
+        parser=parser,
+        mesh=mesh,
+    )

@@ -1,0 +1,153 @@
+"""Rollout: the policy reads an episode chunk by chunk and writes its memory, for N trajectories at once.
+
+    chunk_step:  render ▸ prefill ▸ decode ▸ parse (host) ▸ apply_calls        rollout = lax.scan(chunk_step, chunks)
+
+Randomness is folded from (seed, step, episode, trajectory, chunk), so a trajectory does not depend on what else is in
+its batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from memalpha_jax.memory.ops import apply_calls
+from memalpha_jax.memory.render import RenderTables, render_prompt
+from memalpha_jax.memory.state import MemoryConfig, MemoryState, memory_tokens
+from memalpha_jax.policy.config import PolicyConfig
+from memalpha_jax.policy.generate import SamplingConfig, generate
+from memalpha_jax.policy.sharding import ROWS
+from memalpha_jax.rollout.trajectory import Trajectory
+from memalpha_jax.tools.calls import CallBatch, call_batch_spec
+
+Parser = Callable[[jax.Array, jax.Array], tuple[CallBatch, jax.Array]]
+"""Host function: (reply_NR, length_N) to (CallBatch [N, ...], subaction_NR)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RolloutConfig:
+    """Attributes:
+    prompt_tokens: P, budget of a rendered prompt. reply_tokens: R. max_calls: K, calls kept of one reply.
+    temperature: of sampling while training.
+    wire: "qwen_agent" or "hermes". template: name or path of the prompt template.
+    """
+
+    prompt_tokens: int = 6144
+    reply_tokens: int = 2048
+    max_calls: int = 32
+    temperature: float = 1.0
+    wire: str = "qwen_agent"
+    template: str = "qwen_agent"
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """Everything static that a rollout needs, besides the parameters.
+
+    `eq=False` semantics are not wanted: an Engine is closed over by a jitted function, never passed to one.
+    """
+
+    policy: PolicyConfig
+    memory: MemoryConfig
+    rollout: RolloutConfig
+    sampling: SamplingConfig
+    tables: RenderTables
+    parser: Parser
+    mesh: Mesh | None = None
+
+
+def trajectory_keys(seed: int, step: jax.Array | int, episode_N: jax.Array, member_N: jax.Array) -> jax.Array:
+    """One key per trajectory from (seed, step, episode identity, index within the group)."""
+    base = jax.random.fold_in(jax.random.key(seed), step)
+    fold = jax.vmap(lambda e, g: jax.random.fold_in(jax.random.fold_in(base, e), g))
+    return fold(episode_N, member_N)
+
+
+def parse_on_host(engine: Engine, reply_NR: jax.Array, length_N: jax.Array) -> tuple[CallBatch, jax.Array]:
+    """The parser as a callback; on a mesh each shard asks the host for its own rows only."""
+    R, K = engine.rollout.reply_tokens, engine.rollout.max_calls
+
+    def call(reply, length):
+        n = reply.shape[0]
+        spec = (call_batch_spec(K, R, (n,)), jax.ShapeDtypeStruct((n, R), jnp.int32))
+        return jax.pure_callback(engine.parser, spec, reply, length)
+
+    if engine.mesh is None or engine.mesh.size == 1:
+        return call(reply_NR, length_N)
+    sharded = jax.shard_map(call, mesh=engine.mesh, in_specs=(ROWS, ROWS), out_specs=ROWS, check_vma=False)
+    return sharded(reply_NR, length_N)
+
+
+def render_batch(engine: Engine, memory: MemoryState, chunk_NC: jax.Array, chunk_len_N: jax.Array):
+    """Prompts [N, P] and their lengths, for N memories and N chunks."""
+
+    def one(state, chunk_C, length):
+        return render_prompt(state, chunk_C, length, engine.tables, engine.memory, engine.rollout.prompt_tokens)
+
+    return jax.vmap(one)(memory, chunk_NC, chunk_len_N)
+
+
+def apply_batch(engine: Engine, memory: MemoryState, calls: CallBatch, step: jax.Array):
+    """`apply_calls` for N memories."""
+    return jax.vmap(lambda m, c: apply_calls(m, c, step, engine.memory))(memory, calls)
+
+
+def chunk_step(engine: Engine, params, memory: MemoryState, key_N, step, chunk_NC, chunk_len_N, active_N):
+    """One chunk for N trajectories: returns the new memories and this step's slice of the Trajectory."""
+    P = engine.rollout.prompt_tokens
+    prompt_NP, prompt_len_N = render_batch(engine, memory, chunk_NC, chunk_len_N)
+    fits_N = prompt_len_N <= P
+    key_N = jax.vmap(jax.random.fold_in, (0, None))(key_N, step)
+    replies = generate(
+        engine.policy, params, prompt_NP, jnp.minimum(prompt_len_N, P), key_N, active_N & fits_N, engine.sampling
+    )
+    calls, subaction_NR = parse_on_host(engine, replies.tokens_NR, replies.length_N)
+    memory, statuses_NK = apply_batch(engine, memory, calls, step)
+    record = {
+        "prompt_NTP": prompt_NP,
+        "prompt_len_NT": prompt_len_N,
+        "reply_NTR": replies.tokens_NR,
+        "reply_len_NT": replies.length_N,
+        "finished_NT": replies.finished_N,
+        "logprobs_NTR": replies.logprobs_NR,
+        "subaction_NTR": subaction_NR,
+        "calls": calls,
+        "statuses_NTK": statuses_NK,
+        "active_NT": active_N,
+        "memory_tokens_NT": jax.vmap(memory_tokens)(memory),
+    }
+    return memory, record
+
+
+def rollout(
+    engine: Engine,
+    params,
+    memory: MemoryState,
+    key_N: jax.Array,
+    chunk_NTC: jax.Array,
+    chunk_len_NT: jax.Array,
+    num_chunks_N: jax.Array,
+    first_chunk: int | jax.Array = 0,
+) -> Trajectory:
+    """N trajectories over T chunks, as one scan.
+
+    Args:
+      memory: MemoryState with leading [N]; its capacity is fixed within one call (grow it between calls).
+      key_N: from `trajectory_keys`.
+      chunk_NTC, chunk_len_NT: int32 tokens and lengths; num_chunks_N: how many of the T exist.
+      first_chunk: number of the first of these chunks within the episode.
+    """
+    T = chunk_NTC.shape[1]
+
+    def body(memory, xs):
+        t, chunk_NC, length_N = xs
+        active_N = t < num_chunks_N
+        return chunk_step(engine, params, memory, key_N, first_chunk + t, chunk_NC, length_N, active_N)
+
+    xs = (jnp.arange(T), chunk_NTC.swapaxes(0, 1), chunk_len_NT.swapaxes(0, 1))
+    memory, record = jax.lax.scan(body, memory, xs)
+    return Trajectory(**jax.tree.map(lambda x: x.swapaxes(0, 1), record), memory=memory)

@@ -1,0 +1,185 @@
+"""Scripted writers: the same loop as a rollout, with replies written by a program instead of the policy.
+
+Everything else (prompts, parsing, memory) is the rollout's own machinery. The warm start learns from such
+trajectories, and evaluation compares with them. A writer sees the sentence records of a generated episode:
+
+    `Copier`       stores every sentence (the copying lesson, and an upper bound on memory size)
+    `RandomChooser` stores each sentence with a given probability; with `free_types` the list is random too
+    `Oracle`       stores exactly what is asked, and updates what is corrected
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from memalpha_jax.episodes.batch import EpisodeBatch
+from memalpha_jax.episodes.episode import Episode
+from memalpha_jax.episodes.generated import Sentence, sentences
+from memalpha_jax.memory.state import LISTS, MemoryItem, MemoryType, empty_memory, grow_for, memory_items, memory_tokens, unstack
+from memalpha_jax.policy.tokenizer import Tokenizer
+from memalpha_jax.rollout.rollout import Engine, apply_batch, render_batch
+from memalpha_jax.rollout.trajectory import Trajectory
+from memalpha_jax.tools.calls import MEMORY_NAMES
+from memalpha_jax.tools.wire import format_call
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """What a writer sees at one step: the chunk's sentences, the stored items with their texts, and the prompt."""
+
+    lines: Sequence[Sentence]
+    items: Sequence[tuple[MemoryItem, str]]
+    prompt: str
+    episode_lines: Sequence[Sequence[Sentence]]
+
+    def shown(self) -> list[tuple[MemoryItem, str]]:
+        """The items that the prompt shows."""
+        return [(item, text) for item, text in self.items if f"[{item.id}] {text}" in self.prompt]
+
+
+Call = tuple[str, dict[str, str]]
+Writer = Callable[[View, np.random.Generator], list[Call]]
+
+
+def insert(memory_type: MemoryType, text: str) -> Call:
+    return "new_memory_insert", {"memory_type": MEMORY_NAMES[memory_type], "content": text}
+
+
+def update(item: MemoryItem, text: str) -> Call:
+    arguments = {"memory_type": MEMORY_NAMES[item.type], "memory_id": str(item.id), "new_content": text}
+    return "memory_update", arguments
+
+
+def right_list(line: Sentence) -> MemoryType:
+    """Events are episodic, everything else is semantic."""
+    return MemoryType.EPISODIC if line.kind.startswith("event") else MemoryType.SEMANTIC
+
+
+def store(line: Sentence, view: View) -> Call:
+    """The right call for one sentence: a correction updates the corrected item where that is stored."""
+    if line.corrects is not None:
+        chunk, index = line.corrects
+        stale = view.episode_lines[chunk][index].text
+        for item, text in view.items:
+            if text == stale:
+                return update(item, line.text)
+    return insert(right_list(line), line.text)
+
+
+def copier(view: View, rng: np.random.Generator) -> list[Call]:
+    """Stores every sentence, in a random list."""
+    return [insert(LISTS[rng.integers(2)], line.text) for line in view.lines]
+
+
+def oracle(view: View, rng: np.random.Generator) -> list[Call]:
+    """Stores what is asked, and nothing else."""
+    return [store(line, view) for line in view.lines if line.asked]
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomChooser:
+    """Copies perfectly, chooses blindly: each sentence is stored with probability `rate`."""
+
+    rate: float
+
+    def __call__(self, view: View, rng: np.random.Generator) -> list[Call]:
+        return [store(line, view) for line in view.lines if rng.random() < self.rate]
+
+
+@dataclasses.dataclass(frozen=True)
+class Demonstrator:
+    """The warm start's writer: right format, in text order, no repeats; what is stored where is random.
+
+    Attributes:
+      rate_low, rate_high: each chunk's share of stored sentences is drawn from this range.
+      update_rate: how often a sentence about the subject of a shown item replaces that item.
+    """
+
+    rate_low: float
+    rate_high: float
+    update_rate: float
+
+    def __call__(self, view: View, rng: np.random.Generator) -> list[Call]:
+        rate, calls, written = rng.uniform(self.rate_low, self.rate_high), [], set()
+        shown, taken = view.shown(), {text for _, text in view.items}
+        for line in view.lines:
+            if rng.random() >= rate or line.text in taken:
+                continue
+            taken.add(line.text)
+            same = [item for item, text in shown if line.subject in text.split() and item.id not in written]
+            if same and rng.random() < self.update_rate:
+                item = same[rng.integers(len(same))]
+                written.add(item.id)
+                calls.append(update(item, line.text))
+            else:
+                calls.append(insert(LISTS[rng.integers(2)], line.text))
+        return calls
+
+
+def encode_reply(calls: Sequence[Call], tokenizer: Tokenizer, wire: str) -> list[int]:
+    """Tokens of a reply holding `calls`, end token included."""
+    text = "".join(format_call(name, arguments, wire) for name, arguments in calls)
+    return [*tokenizer.encode_trusted(text), tokenizer.eos_id]
+
+
+def fit_reply(calls: Sequence[Call], tokenizer: Tokenizer, wire: str, limit: int) -> list[int]:
+    """As `encode_reply`, leaving out last calls until the reply has at most `limit` tokens."""
+    calls = list(calls)
+    while len(reply := encode_reply(calls, tokenizer, wire)) > limit:
+        calls.pop()
+    return reply
+
+
+def scripted_rollout(
+    engine: Engine,
+    tokenizer: Tokenizer,
+    episodes: Sequence[Episode],
+    batch: EpisodeBatch,
+    writer: Writer,
+    seed: int,
+) -> Trajectory:
+    """Trajectories (numpy, log-probs 0) of `writer` on generated episodes, one per episode."""
+    N, T, _ = batch.chunk_BTC.shape
+    R, K = engine.rollout.reply_tokens, engine.rollout.max_calls
+    render = jax.jit(lambda m, c, n: render_batch(engine, m, c, n))
+    apply = jax.jit(lambda m, c, t: apply_batch(engine, m, c, t))
+    rngs = [np.random.default_rng([seed, int(e)]) for e in np.asarray(batch.episode_index_B)]
+    lines = [sentences(episode) for episode in episodes]
+    memory, records = empty_memory(engine.memory, (N,)), []
+    for t in range(T):
+        memory = grow_for(memory, K, max(1, R // K))
+        prompt_NP, prompt_len_N = jax.device_get(render(memory, batch.chunk_BTC[:, t], batch.chunk_len_BT[:, t]))
+        active_N = t < np.asarray(batch.num_chunks_B)
+        reply_NR, reply_len_N = np.zeros((N, R), np.int32), np.zeros((N,), np.int32)
+        for n, state in enumerate(unstack(memory)):
+            if not active_N[n]:
+                continue
+            items = [(item, tokenizer.decode(item.tokens)) for item in memory_items(state)]
+            prompt = tokenizer.decode(prompt_NP[n, : prompt_len_N[n]].tolist())
+            calls = writer(View(lines[n][t], items, prompt, lines[n]), rngs[n])
+            reply = fit_reply(calls, tokenizer, engine.rollout.wire, R)
+            reply_NR[n, : len(reply)], reply_len_N[n] = reply, len(reply)
+        parsed, subaction_NR = engine.parser(reply_NR, reply_len_N)
+        memory, statuses_NK = apply(memory, parsed, jnp.int32(t))
+        records.append(
+            {
+                "prompt_NTP": prompt_NP,
+                "prompt_len_NT": prompt_len_N,
+                "reply_NTR": reply_NR,
+                "reply_len_NT": reply_len_N,
+                "finished_NT": active_N,
+                "logprobs_NTR": np.zeros((N, R), np.float32),
+                "subaction_NTR": np.asarray(subaction_NR),
+                "calls": parsed,
+                "statuses_NTK": np.asarray(statuses_NK),
+                "active_NT": active_N,
+                "memory_tokens_NT": np.asarray(jax.vmap(memory_tokens)(memory)),
+            }
+        )
+    stacked = jax.tree.map(lambda *xs: np.stack(xs, axis=1), *records)
+    return Trajectory(**stacked, memory=jax.device_get(memory))
