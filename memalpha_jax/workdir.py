@@ -1,0 +1,172 @@
+"""The directory of one run: its resolved config, where its files lie, and writes that are whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from memalpha_jax.config import flatten
+from memalpha_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """Names of everything a run keeps under `root`."""
+
+    root: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def timings_file(self) -> Path:
+        return self.root / "timings.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def traces(self) -> Path:
+        return self.root / "traces"
+
+
+def open_workdir(path: str | Path, config: Mapping[str, Any], *, may_change: Sequence[str] = ()) -> Workdir:
+    """Creates the workdir with `config` in it, or goes on with one that the same config made.
+
+    Args:
+      config: the resolved config as JSON-able nested dictionaries (`config.to_dict`).
+      may_change: dotted keys, or sections, that may differ from the stored config, such as the number of
+        steps; the stored config then takes the new values.
+
+    Raises:
+      UserError: not a directory, not writable, or made by another config (the differing keys are listed).
+    """
+    workdir = Workdir(Path(path))
+    if workdir.root.exists() and not workdir.root.is_dir():
+        raise UserError(f"--workdir={path} is a file; give a directory")
+    with disk_errors(f"cannot create the workdir {path}"):
+        workdir.root.mkdir(parents=True, exist_ok=True)
+    resolved = json.loads(json.dumps(config))
+    if workdir.config_file.exists():
+        stored = read_config(workdir.root)
+        _check_same_config(workdir, stored, resolved, may_change)
+        if stored == resolved:
+            return workdir
+    atomic_write(workdir.config_file, json.dumps(resolved, indent=2) + "\n")
+    return workdir
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The resolved config that a workdir holds. Raises UserError when there is none or it cannot be read."""
+    file = Workdir(Path(path)).config_file
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is not a workdir: it has no {file.name}") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {file}: {error}; use another --workdir") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{file} does not hold a config; use another --workdir")
+    return config
+
+
+def _check_same_config(workdir: Workdir, stored: Mapping, wanted: Mapping, may_change: Sequence[str]) -> None:
+    old, new = flatten(stored), flatten(wanted)
+    differing = [
+        f"{key} ({_shown(old, key)} there, {_shown(new, key)} now)"
+        for key in sorted(old.keys() | new.keys())
+        if (key not in old or key not in new or old[key] != new[key])
+        and not any(key == free or key.startswith(f"{free}.") for free in may_change)
+    ]
+    if differing:
+        shown = "; ".join(differing[:8]) + ("; ..." if len(differing) > 8 else "")
+        raise UserError(
+            f"the workdir {workdir.root} was made by another config, {len(differing)} keys differ: {shown}. "
+            "Use another --workdir or the same settings"
+        )
+
+
+def _shown(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat[key]) if key in flat else "absent"
+
+
+@contextlib.contextmanager
+def exclusive(workdir: Workdir) -> Iterator[None]:
+    """Holds the workdir against a second writer; the lock dies with the process, however it ends.
+
+    Raises:
+      UserError: another process holds it.
+    """
+    with disk_errors(f"cannot lock {workdir.root}"):
+        handle = open(workdir.root / ".lock", "a+")  # noqa: SIM115  closed below
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"another process is writing to {workdir.root}; wait for it to end") from None
+        except OSError:
+            pass  # a file system without locks: nothing to hold on to
+        yield
+
+
+def write_traces(workdir: Workdir, step: int, records: Iterable[Mapping[str, Any]]) -> Path:
+    """Writes sampled trajectories of one step as `traces/step_000012.jsonl`, whole or not at all.
+
+    A step that is run again after a resume replaces its file.
+    """
+    path = workdir.traces / f"step_{step:06d}.jsonl"
+    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
+    return atomic_write(path, "".join(lines))
+
+
+def atomic_write(path: str | Path, data: str | bytes) -> Path:
+    """Writes `data` (str as UTF-8) to a temporary name and renames it: the file is whole, or as it was before.
+
+    Raises:
+      UserError: the disk is full, the directory is not writable, and the like; nothing is left behind.
+    """
+    path = Path(path)
+    # Lone surrogates may reach a trace through a reply of broken bytes; they must not lose the file.
+    payload = data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with disk_errors(f"cannot write {path}"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as handle:
+                handle.write(payload)
+                handle.flush()
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+    return path
+
+
+@contextlib.contextmanager
+def disk_errors(what: str) -> Iterator[None]:
+    """Turns an OSError inside into a UserError: `what`, the system's reason, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"{what}: {reason}; make room or permission there and run the same command again"
+        ) from error
