@@ -1,6 +1,7 @@
 """The episode record: chunks to read, questions to answer afterwards, and the JSON lines it travels in.
 
-Every source ends in this type, and everything after the loaders trusts that an `Episode` went through `validate`.
+Every source ends in this type, and everything after the loaders trusts that an `Episode` went through
+`validate`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ class Question:
     """One question about the whole episode.
 
     `answer` is one gold, or several (keywords or aliases: the metric of the episode's source decides which).
-    `kind` groups questions in tables; `evidence` holds the 0-based indices of the chunks that carry the answer.
+    `kind` groups questions in tables; `evidence` holds the 0-based indices of the chunks that carry the
+    answer.
     """
 
     question: str
@@ -46,8 +48,10 @@ class Episode:
 
 
 def validate(episode: Episode) -> Episode:
-    """Returns the episode, its questions thinned to `MAX_QUESTIONS`; `UserError` names the instance and the field."""
-    problem = next(_problems(episode), None)
+    """Returns the episode, its questions thinned to `MAX_QUESTIONS`; `UserError` names the instance and the
+    field.
+    """
+    problem = next(iter(_problems(episode)), None)
     if problem:
         raise UserError(f"episode {episode.instance_id!r}: {problem}")
     if len(episode.questions) <= MAX_QUESTIONS:
@@ -56,7 +60,9 @@ def validate(episode: Episode) -> Episode:
 
 
 def sample_questions(questions: tuple[Question, ...], instance_id: str) -> tuple[Question, ...]:
-    """At most `MAX_QUESTIONS`, order kept; the choice depends on `instance_id` alone, so it is the same every run."""
+    """At most `MAX_QUESTIONS`, order kept; the choice depends on `instance_id` alone, so it is the same every
+    run.
+    """
     if len(questions) <= MAX_QUESTIONS:
         return questions
     rng = np.random.default_rng(zlib.crc32(instance_id.encode("utf-8", "surrogatepass")))
@@ -87,7 +93,9 @@ def _question_problems(question: Question, where: str, num_chunks: int) -> Itera
     if not golds or any(not gold.strip() for gold in golds):
         yield f"field '{where}.answer' holds no text"
     if any(not 0 <= chunk < num_chunks for chunk in question.evidence):
-        yield f"field '{where}.evidence' is {list(question.evidence)}; chunk indices run from 0 to {num_chunks - 1}"
+        yield (
+            f"field '{where}.evidence' is {list(question.evidence)}; there are {num_chunks} chunks, from 0"
+        )
 
 
 def episode_from_json(record: Any, where: str) -> Episode:
@@ -117,10 +125,14 @@ def _question_from_json(record: Any, field: str, where: str) -> Question:
     if isinstance(answer, list):
         answer = _strings(answer, f"{field}.answer", where)
     elif not isinstance(answer, str):
-        raise UserError(f"{where}: field '{field}.answer' must be text or a list of texts, got {_name(answer)}")
+        raise UserError(
+            f"{where}: field '{field}.answer' must be text or a list of texts, got {_name(answer)}"
+        )
     evidence = _typed(record, "evidence", list, where, [], f"{field}.evidence")
     if not all(type(chunk) is int for chunk in evidence):
-        raise UserError(f"{where}: field '{field}.evidence' must be a list of chunk indices, got {evidence!r:.80}")
+        raise UserError(
+            f"{where}: field '{field}.evidence' must be a list of chunk indices, got {evidence!r:.80}"
+        )
     return Question(
         question=_typed(record, "question", str, where, name=f"{field}.question"),
         answer=answer,
@@ -144,7 +156,7 @@ def _strings(values: list, field: str, where: str) -> tuple[str, ...]:
     return tuple(values)
 
 
-_KINDS = {str: "text", list: "a list", dict: "an object"}
+_KINDS: dict[type, str] = {str: "text", list: "a list", dict: "an object"}
 
 
 def _name(value: Any) -> str:
@@ -164,7 +176,9 @@ def episode_to_json(episode: Episode) -> dict[str, Any]:
 
 
 def read_episodes(path: str | os.PathLike[str]) -> list[Episode]:
-    """Episodes of a JSON-lines file (blank lines skipped); `UserError` names file, line and field of the first fault."""
+    """Episodes of a JSON-lines file (blank lines skipped); `UserError` names file, line and field of the
+    first fault.
+    """
     try:
         # Bytes, cut at "\n" only: text may hold other line separators, which JSON leaves unescaped.
         with open(path, "rb") as file:
@@ -190,7 +204,9 @@ def _reject_repeated_ids(episodes: list[Episode], path: str | os.PathLike[str]) 
     seen: set[str] = set()
     for episode in episodes:
         if episode.instance_id in seen:
-            raise UserError(f"{path}: field 'instance_id' {episode.instance_id!r} occurs twice; ids must be unique")
+            raise UserError(
+                f"{path}: field 'instance_id' {episode.instance_id!r} occurs twice; ids must be unique"
+            )
         seen.add(episode.instance_id)
 
 

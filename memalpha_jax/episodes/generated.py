@@ -1,13 +1,14 @@
 """A small invented world in which what to write, what to skip and what to correct can all be scored exactly.
 
-Every line of a chunk is one short sentence of one kind. Facts, events, knowledge and labelled samples may be asked about
-after the last chunk; chatter about the same people never is; a correction replaces a fact of some earlier chunk, and
-only the new value is right. "Early" sentences open with the word that shows their kind ("Note: Kelora lives in
-Vordale."), "late" ones show it after the name ("Kelora lives in Vordale."), which is harder for a causal writer.
+Every line of a chunk is one short sentence of one kind. Facts, events, knowledge and labelled samples may be
+asked about after the last chunk; chatter about the same people never is; a correction replaces a fact of some
+earlier chunk, and only the new value is right. "Early" sentences open with the word that shows their kind
+("Note: Kelora lives in Vordale."), "late" ones show it after the name ("Kelora lives in Vordale."), which is
+harder for a causal writer.
 
-Retrieval is well-posed by construction: in one episode a (subject, relation) is stated once and corrected at most once,
-an event is unique in its verb and unordered pair of people, every invented thing is used for one purpose, and a
-question uses the words of its statement.
+Retrieval is well-posed by construction: in one episode a (subject, relation) is stated once and corrected at
+most once, an event is unique in its verb and unordered pair of people, every invented thing is used for one
+purpose, and a question uses the words of its statement.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ import numpy as np
 
 from memalpha_jax.episodes import names as name_lists
 from memalpha_jax.episodes.episode import MAX_QUESTIONS, Episode, Question, validate
-from memalpha_jax.episodes.world_words import (  # noqa: F401  (two names are passed on to users of this module)
+from memalpha_jax.episodes.world_words import (
     CHATTER_OPENERS,
     CHATTER_VERBS,
     CLASSES,
     EVENT_VERBS,
-    MOODS,
     MONTHS,
+    MOODS,
     RELATIONS,
     SAMPLE_WORDS,
     template_words,
@@ -33,8 +34,20 @@ from memalpha_jax.episodes.world_words import (  # noqa: F401  (two names are pa
 )
 from memalpha_jax.errors import UserError
 
+__all__ = [
+    "QUESTION_KINDS",
+    "Sentence",
+    "WorldConfig",
+    "generate_episode",
+    "generate_episodes",
+    "sentences",
+    "template_words",
+    "vocabulary_texts",
+]
+
 QUESTION_KINDS = (
-    "fact_early", "fact_late", "event_early", "event_late", "knowledge_early", "knowledge_late", "sample", "corrected",
+    "fact_early", "fact_late", "event_early", "event_late", "knowledge_early", "knowledge_late",
+    "sample", "corrected",
 )  # fmt: skip
 _TRIES = 30
 
@@ -70,8 +83,8 @@ class WorldConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.sentences_min <= self.sentences_max:
             raise UserError(
-                f"world: sentences_min {self.sentences_min} and sentences_max {self.sentences_max} must satisfy "
-                "1 <= sentences_min <= sentences_max"
+                f"world: sentences_min {self.sentences_min} and sentences_max {self.sentences_max} must "
+                "satisfy 1 <= sentences_min <= sentences_max"
             )
         for field in ("chatter_rate", "correction_rate", "late_rate", "ask_rate"):
             if not 0 <= getattr(self, field) <= 1:
@@ -80,15 +93,17 @@ class WorldConfig:
             raise UserError("world: people must be at least 2 and statements_per_person above 0")
         weights = (self.fact_weight, self.event_weight, self.knowledge_weight, self.sample_weight)
         if min(weights) < 0 or sum(weights) <= 0:
-            raise UserError(f"world: the weights of the kinds are {weights}; none may be negative, one must be above 0")
+            raise UserError(
+                f"world: the weights of the kinds are {weights}; none may be negative, one must be above 0"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
 class Sentence:
     """What the generator knows about one line of a chunk; positions are (chunk, line), both from 0.
 
-    `kind` is a question kind, "correction_early/late" or "chatter_early/late". `useful`: everything but chatter, also a
-    fact that will be corrected. `value` is what a question about it asks for ("" in chatter).
+    `kind` is a question kind, "correction_early/late" or "chatter_early/late". `useful`: everything but
+    chatter, also a fact that will be corrected. `value` is what a question about it asks for ("" in chatter).
     """
 
     text: str
@@ -110,11 +125,15 @@ class _World:
     people: list[str]  # in order of arrival
     places: list[str]
     things: list[str]  # unused ones
-    facts: dict[tuple[str, str], tuple[int, int]] = dataclasses.field(default_factory=dict)  # not yet corrected
+    facts: dict[tuple[str, str], tuple[int, int]] = dataclasses.field(
+        default_factory=dict
+    )  # not yet corrected
     stated: set[tuple] = dataclasses.field(default_factory=set)
     personal_statements: int = 0
     lines: list[list[Sentence]] = dataclasses.field(default_factory=list)
-    questions: dict[tuple[int, int], str] = dataclasses.field(default_factory=dict)  # by position of the statement
+    questions: dict[tuple[int, int], str] = dataclasses.field(
+        default_factory=dict
+    )  # by position of the statement
 
     def cast(self) -> list[str]:
         arrived = int(self.personal_statements / self.config.statements_per_person) + 1
@@ -137,8 +156,9 @@ def generate_episode(
 ) -> Episode:
     """Episode number `index` of a split; a function of the arguments alone.
 
-    `split` "train" and "eval" share syllables and words but no invented name. The cast, the facts and the corrections
-    grow with `chunks`. `metadata["sentences"]` holds one list of sentence records per chunk: see `sentences`.
+    `split` "train" and "eval" share syllables and words but no invented name. The cast, the facts and the
+    corrections grow with `chunks`. `metadata["sentences"]` holds one list of sentence records per chunk: see
+    `sentences`.
     """
     rng = np.random.default_rng([seed, name_lists.SPLITS.index(split), index])
     people, places, things = (_shuffled(rng, kind, split) for kind in ("person", "place", "thing"))
@@ -199,9 +219,12 @@ def _useful(world: _World, position: tuple[int, int]) -> tuple[Sentence, str]:
         old = [key for key in old if key[1] != "owns" or world.things]
         if old:
             return _correction(world, old[int(rng.integers(len(old)))], position)
-    weights = np.array([config.fact_weight, config.event_weight, config.knowledge_weight, config.sample_weight])
+    weights = np.array(
+        [config.fact_weight, config.event_weight, config.knowledge_weight, config.sample_weight]
+    )
     writers = (_fact, _event, _knowledge, _sample)
-    # A writer that has run out of names hands over to the next, events (many pairs of people) before the others.
+    # A writer that has run out of names hands over to the next, events (many pairs of people) before the
+    # others.
     first = int(rng.choice(4, p=weights / weights.sum()))
     for writer in (writers[first], _event, _fact, _knowledge, _sample):
         if written := writer(world, position):
@@ -287,11 +310,15 @@ def _chatter(world: _World) -> tuple[Sentence, str]:
     for _ in range(_TRIES):
         one, other = world.pair()
         late = world.late()
-        about = f"{world.pick(CHATTER_VERBS)} at {other}" if world.rng.random() < 0.5 else f"looks {world.pick(MOODS)}"
+        about = (
+            f"{world.pick(CHATTER_VERBS)} at {other}"
+            if world.rng.random() < 0.5
+            else f"looks {world.pick(MOODS)}"
+        )
         text = f"{one} {about}." if late else f"{world.pick(CHATTER_OPENERS)}, {one} {about}."
-        if text not in world.stated:
+        if ("chatter", text) not in world.stated:
             break
-    world.stated.add(text)
+    world.stated.add(("chatter", text))
     return Sentence(text, "chatter_late" if late else "chatter_early", one, False, False, ""), ""
 
 
@@ -300,7 +327,9 @@ def _statement(text: str, kind: str, late: bool, subject: str, value: str) -> Se
 
 
 def _choose_asked(world: _World) -> set[tuple[int, int]]:
-    """Positions of the statements asked about: never a corrected fact, at least one, at most `MAX_QUESTIONS`."""
+    """Positions of the statements asked about: never a corrected fact, at least one, at most
+    `MAX_QUESTIONS`.
+    """
     valid = sorted(world.questions)
     asked = [position for position in valid if world.rng.random() < world.config.ask_rate] or valid[-1:]
     if len(asked) > MAX_QUESTIONS:

@@ -1,7 +1,10 @@
-"""Invented names for the generated world: two syllables each, a quarter of the combinations kept for evaluation.
+"""Invented names for the generated world: two syllables each, a quarter of the combinations kept for
+evaluation.
 
-A model that has learnt to copy syllables can write a name that it never saw; one that has learnt names by heart cannot.
-First syllables end in a vowel and last ones start with a consonant, so that a BPE finds the seam between them.
+A model that has learnt to copy syllables can write a name that it never saw; one that has learnt names by
+heart cannot. First syllables end in a vowel; last ones are consonant, vowel, consonant, their closing letters
+(n r s t x) never their opening ones. So no syllable holds a pair of letters that also meets at a seam, and a
+BPE can learn where the seam is.
 """
 
 from __future__ import annotations
@@ -13,24 +16,24 @@ SPLITS = ("train", "eval")
 
 _SYLLABLES = {
     "person": (
-        "Ke Ta Mi Bo Du Fe Ga Hi Jo Lu Na Pe Ri So Tu Va We Yi Zo Bru Cla Dre Fli Gro",
-        "lora vin mund dak zeth rick belle tosh wyn fara gorn jill lisk nessa pold quin raff sanne thur vex yan zuri "
-        "hild keth",
+        "Ke Ta Mi Bo Du Fe Gu Hi Jo Lu Na Pe Ri Se Tu Va We Yi Zo Bru Cla Dre Fli Gro",
+        "hin fex kur mur zor jos dux das mun lus gux zix jir fax gus wex bos hix lar vax wun ves kis ben",
     ),
     "place": (
-        "Ara Bea Cro Dwe Eli Fra Gli Hea Iri Kno Lei Mau Nui Ola Pla Quo Rhe Ska Ste Tri Una Vro Whi Yea",
-        "dale ford ton mere bury gate haven holm moor port stead thorpe wick wood worth burgh crest field glen marsh "
-        "pool ridge vale brook",
+        "Sta Swe Pri Plo Fru Cre Dri Gla Bro Sli Tho Cho Sha She Sku Spi Sno Smi Twe Tra Whi Kno Qua Gri",
+        "dax der gon jix mit vux gix fot wor lox vin zox zun hos fen hur jas wot lin pur kax ken pux mes",
     ),
     "thing": (
-        "zo pli gru fa sno ku blo wu tri cho du vea mo skri jo nu ple ra twi lo bra gi que sha",
-        "rim bop lax mub dunk nix fez gow kip tub vog zam pid sprot wub thap jeg lunt marg coz trel hox quib yup",
+        "ba bi da di fa fo ga go ha ho ka ko la le ma mo no nu pa po ra ro sa so",
+        "dor dex bix gen zux kix vut zus hes jon gex jat het ler wir vos bax len kox pes wus min mir fux",
     ),
 }
 
 
 def held_out(name: str) -> bool:
-    """True for the quarter of names that only evaluation shows; a hash of the name, the same everywhere for ever."""
+    """True for the quarter of names that only evaluation shows; a hash of the name, the same everywhere for
+    ever.
+    """
     return zlib.crc32(name.lower().encode()) % 4 == 0
 
 
