@@ -4,8 +4,7 @@ Inside the scan over calls no token moves. The arena and the contents of all cal
 which stretch of the pool is its text, and calls only edit rows. One gather at the end lays the surviving
 stretches back to back, so garbage never accumulates and "full" means that the items themselves do not fit.
 
-Axes: K calls, L tokens per call, I item rows, J = I + K rows while calls are applied, A arena tokens, S
-core tokens.
+Axes: K calls, L tokens per call, I item rows, J = I + K rows during a reply, A arena tokens, S core tokens.
 """
 
 from __future__ import annotations
@@ -93,8 +92,7 @@ def apply_calls(
       calls: one trajectory's CallBatch [K].
       chunk_index: int32, recorded as provenance.
     Returns:
-      The new state, and int32 Status per call. A call whose parse status is neither OK nor TRUNCATED keeps
-      it.
+      The new state, and int32 Status [K]. A call whose parse status is neither OK nor TRUNCATED keeps it.
     """
     num_calls = calls.kind_K.shape[0]
     enabled = tuple(config.is_enabled(kind) for kind in MemoryType)

@@ -1,0 +1,271 @@
+"""Memory and chunk to prompt tokens, on the device: stretches of one token pool, joined by one gather.
+
+The pool is [literals | core | arena | chunk]; the stretches depend on how many items are shown. That number
+is halved (5, 2, 1, 0) until the prompt fits, so the stretches of every number are worked out and the first
+that fits is used.
+
+Axes: P prompt tokens, C chunk tokens, I item rows, E entries a list can show, V choices, D digits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from memalpha_jax.memory.segments import concatenate_segments
+from memalpha_jax.memory.similar import similar_items
+from memalpha_jax.memory.state import (
+    LISTS,
+    MemoryConfig,
+    MemoryItem,
+    MemoryState,
+    MemoryType,
+    memory_core,
+    memory_items,
+)
+from memalpha_jax.memory.template import (
+    LIST_SLOTS,
+    Part,
+    PromptTemplate,
+    RenderTables,
+    compile_template,
+    parse_template,
+)
+
+if TYPE_CHECKING:
+    from memalpha_jax.policy.tokenizer import Tokenizer
+
+__all__ = [
+    "PromptTemplate",
+    "RenderTables",
+    "compile_template",
+    "parse_template",
+    "render_prompt",
+    "render_text",
+]
+
+POWERS_D = 10 ** np.arange(6, -1, -1)  # seven digits: more ids than any episode has calls
+Segments = tuple[jax.Array, jax.Array]
+
+
+def render_prompt(
+    state: MemoryState,
+    chunk_C: jax.Array,
+    chunk_len: jax.Array,
+    tables: RenderTables,
+    config: MemoryConfig,
+    prompt_tokens: int,
+) -> tuple[jax.Array, jax.Array]:
+    """The prompt for one chunk: the core in full, the most recent items of each list, and those similar to
+    the chunk.
+
+    Args:
+      state: memory of one trajectory. chunk_C: int32, of which `chunk_len` count.
+      prompt_tokens: P.
+    Returns:
+      (int32 [P] padded with 0, length). A length over P means that the prompt does not fit even without
+      items and has been cut: the caller must refuse it.
+    """
+    pool = jnp.concatenate([tables.literals_F, state.core_S, state.arena_A, chunk_C])
+    recency_I, likeness_I = _ranks(state, chunk_C, chunk_len, config)
+
+    def segments(recent: jax.Array, similar: jax.Array) -> Segments:
+        shown_I = state.alive_I & ((recency_I < recent) | (likeness_I < similar))
+        pieces = [_slot_segments(part, state, shown_I, chunk_len, tables, config) for part in tables.parts]
+        starts, lengths = zip(*(piece for group in pieces for piece in group), strict=True)
+        return jnp.concatenate(starts), jnp.concatenate(lengths)
+
+    start_VS, length_VS = jax.vmap(segments)(*jnp.array(shown_choices(config)).T)
+    total_V = length_VS.sum(-1)
+    fits_V = total_V <= prompt_tokens
+    choice = jnp.where(jnp.any(fits_V), jnp.argmax(fits_V), total_V.shape[0] - 1)
+    prompt_P = concatenate_segments(pool, start_VS[choice], length_VS[choice], prompt_tokens)
+    return prompt_P, total_V[choice]
+
+
+def shown_choices(config: MemoryConfig) -> list[tuple[int, int]]:
+    """How many (recent items per list, similar items) to show: as configured, then halved down to none."""
+    choices = [(config.shown_items, config.similar_items)]
+    while any(choices[-1]):
+        choices.append((choices[-1][0] // 2, choices[-1][1] // 2))
+    return choices
+
+
+def _ranks(
+    state: MemoryState, chunk_C: jax.Array, chunk_len: jax.Array, config: MemoryConfig
+) -> tuple[jax.Array, jax.Array]:
+    """int32 [I] each: how many items of its list are newer, and its place among the similar items."""
+    recency_I = jnp.zeros_like(state.length_I)
+    for kind in LISTS:
+        of_kind_I = state.alive_I & (state.type_I == kind)
+        recency_I = jnp.where(of_kind_I, of_kind_I.sum() - jnp.cumsum(of_kind_I), recency_I)
+    likeness_I = jnp.full_like(recency_I, config.similar_items)
+    if config.similar_items:
+        row_k = similar_items(state, chunk_C, chunk_len, config.similar_items)
+        row_k = jnp.where(row_k < 0, likeness_I.shape[0], row_k)
+        likeness_I = likeness_I.at[row_k].set(jnp.arange(config.similar_items), mode="drop")
+    return recency_I, likeness_I
+
+
+def _slot_segments(
+    part: Part,
+    state: MemoryState,
+    shown_I: jax.Array,
+    chunk_len: jax.Array,
+    tables: RenderTables,
+    config: MemoryConfig,
+) -> list[Segments]:
+    """What one part of the template contributes, in order."""
+    core_start = tables.literals_F.shape[0]
+    arena_start = core_start + state.core_S.shape[0]
+    if part.name == "":
+        return [_piece(part)]
+    if part.name == "core":
+        return [_stretch(core_start, state.core_len), _piece(tables.empty, state.core_len == 0)]
+    if part.name == "chunk":
+        return [_stretch(arena_start + state.arena_A.shape[0], chunk_len)]
+    if part.name in LIST_SLOTS:
+        return _list_segments(LIST_SLOTS[part.name], state, shown_I, arena_start, tables, config)
+    if part.name == "core_tokens":
+        return [_number(state.core_len)]
+    if part.name == "core_limit":
+        return [_number(jnp.int32(config.core_tokens))]
+    name, count = part.name.split("_")
+    counted_I = shown_I if count == "shown" else state.alive_I
+    return [_number((counted_I & (state.type_I == LIST_SLOTS[name])).sum())]
+
+
+def _list_segments(
+    kind: MemoryType,
+    state: MemoryState,
+    shown_I: jax.Array,
+    arena_start: int,
+    tables: RenderTables,
+    config: MemoryConfig,
+) -> list[Segments]:
+    """`[id] text` lines of the shown items of one list, or the empty word if the list holds nothing."""
+    of_kind_I = state.type_I == kind
+    entries = min(config.shown_items + config.similar_items, shown_I.shape[0])
+    place_I = jnp.cumsum(shown_I & of_kind_I)
+    row_E = (place_I <= jnp.arange(entries)[:, None]).sum(-1)  # the first row with more than e shown up to it
+    used_E = row_E < shown_I.shape[0]
+    row_E = jnp.minimum(row_E, shown_I.shape[0] - 1)
+    start_ES, length_ES = jax.vmap(
+        lambda row: _joined(
+            [
+                _piece(tables.before_id),
+                _number(state.id_I[row]),
+                _piece(tables.after_id),
+                _stretch(arena_start + state.start_I[row], state.length_I[row]),
+                _piece(tables.newline),
+            ]
+        )
+    )(row_E)
+    length_ES = jnp.where(used_E[:, None], length_ES, 0)
+    nothing = ~jnp.any(state.alive_I & of_kind_I)
+    empty = [_piece(tables.empty, nothing), _piece(tables.newline, nothing)]
+    return [(start_ES.reshape(-1), length_ES.reshape(-1)), *empty]
+
+
+def _joined(segments: list[Segments]) -> Segments:
+    starts, lengths = zip(*segments, strict=True)
+    return jnp.concatenate(starts), jnp.concatenate(lengths)
+
+
+def _stretch(start: jax.Array | int, length: jax.Array | int) -> Segments:
+    return jnp.asarray(start, jnp.int32)[None], jnp.asarray(length, jnp.int32)[None]
+
+
+def _piece(part: Part, present: jax.Array | bool = True) -> Segments:
+    return _stretch(part.start, jnp.where(present, part.length, 0))
+
+
+def _number(value: jax.Array) -> Segments:
+    """A number as one segment per digit; the literals begin with the ten digits, leading zeros have length
+    0."""
+    digit_D = value // POWERS_D % 10
+    present_D = (value >= POWERS_D) | (POWERS_D == 1)
+    return digit_D.astype(jnp.int32), present_D.astype(jnp.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Text:
+    """A piece of prompt on the host and what it costs."""
+
+    text: str
+    tokens: int
+
+
+def render_text(
+    state: MemoryState,
+    chunk_tokens: list[int],
+    template: PromptTemplate,
+    tokenizer: Tokenizer,
+    config: MemoryConfig,
+    prompt_tokens: int,
+) -> str:
+    """The prompt of `render_prompt` as text, put together in plain Python: for traces, text-only models and
+    tests.
+
+    It may need more than `prompt_tokens` tokens, where even a prompt without items does.
+    """
+    likest: list[int] = []
+    if config.similar_items:
+        chunk_C = jnp.asarray(chunk_tokens, jnp.int32)
+        row_k = similar_items(state, chunk_C, chunk_C.shape[0], config.similar_items)
+        likest = [row for row in np.asarray(row_k).tolist() if row >= 0]
+    pieces: list[_Text] = []
+    for recent, similar in shown_choices(config):
+        values = _slot_texts(state, chunk_tokens, template, tokenizer, config, recent, likest[:similar])
+        pieces = [
+            values[value] if kind == "slot" else _Text(value, len(tokenizer.encode_trusted(value)))
+            for kind, value in template.parts
+        ]
+        if sum(piece.tokens for piece in pieces) <= prompt_tokens:
+            break
+    return "".join(piece.text for piece in pieces)
+
+
+def _slot_texts(
+    state: MemoryState,
+    chunk_tokens: list[int],
+    template: PromptTemplate,
+    tokenizer: Tokenizer,
+    config: MemoryConfig,
+    recent: int,
+    likest: list[int],
+) -> dict[str, _Text]:
+    """Every slot's text, with the last `recent` items of each list and the items in rows `likest` shown."""
+    core = memory_core(state)
+    items = memory_items(state)
+    values = {
+        "core": _Text(tokenizer.decode(core), len(core)) if core else _trusted(template.empty, tokenizer),
+        "chunk": _Text(tokenizer.decode(chunk_tokens), len(chunk_tokens)),
+        "core_tokens": _Text(str(len(core)), len(str(len(core)))),
+        "core_limit": _Text(str(config.core_tokens), len(str(config.core_tokens))),
+    }
+    for name, kind in LIST_SLOTS.items():
+        rows = [row for row, item in enumerate(items) if item.type == kind]
+        newest = rows[max(0, len(rows) - recent) :]
+        shown = [items[row] for row in rows if row in newest or row in likest]
+        lines = [_line(item, tokenizer) for item in shown]
+        if not rows:
+            lines = [_trusted(template.empty + "\n", tokenizer)]
+        values[name] = _Text("".join(line.text for line in lines), sum(line.tokens for line in lines))
+        values[f"{name}_shown"] = _Text(str(len(shown)), len(str(len(shown))))
+        values[f"{name}_total"] = _Text(str(len(rows)), len(str(len(rows))))
+    return values
+
+
+def _trusted(text: str, tokenizer: Tokenizer) -> _Text:
+    return _Text(text, len(tokenizer.encode_trusted(text)))
+
+
+def _line(item: MemoryItem, tokenizer: Tokenizer) -> _Text:
+    marks = len(tokenizer.encode("[")) + len(tokenizer.encode("] ")) + len(tokenizer.encode("\n"))
+    text = f"[{item.id}] {tokenizer.decode(item.tokens)}\n"
+    return _Text(text, marks + len(str(item.id)) + len(item.tokens))

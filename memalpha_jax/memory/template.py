@@ -1,0 +1,149 @@
+"""Prompt templates: text with slots, read once and turned into arrays.
+
+    {{core}} {{episodic}} {{semantic}} {{chunk}}        texts; lists have one `[id] text` line per item
+    {{core_tokens}} {{core_limit}}                      numbers, as are
+    {{episodic_shown}} {{episodic_total}}               how many items of a list are shown, and exist
+    {{tools}}                                           the tool schemas, a fixed text
+    {{#semantic}} .. {{/semantic}}                      vanishes if that memory type is disabled
+    {{empty:none yet}}                                  what an empty memory reads as (default: empty)
+
+A section or `empty` mark alone on its line takes the line with it. Memory and chunk are data: slots and
+control strings inside them mean nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import TYPE_CHECKING
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from memalpha_jax.errors import UserError
+from memalpha_jax.memory.state import MemoryConfig, MemoryType
+
+if TYPE_CHECKING:
+    from memalpha_jax.policy.tokenizer import Tokenizer
+
+LIST_SLOTS = {"episodic": MemoryType.EPISODIC, "semantic": MemoryType.SEMANTIC}
+COUNT_SLOTS = ("episodic_shown", "episodic_total", "semantic_shown", "semantic_total")
+SLOTS = ("core", "chunk", *LIST_SLOTS, "core_tokens", "core_limit", *COUNT_SLOTS)
+DEFAULT_EMPTY = "empty"
+
+_LONE_MARK = re.compile(r"^[ \t]*(\{\{(?:[#/]\w+|empty:[^{}\n]*)\}\})[ \t]*\n", re.MULTILINE)
+_SECTION = re.compile(r"\{\{#(\w+)\}\}(.*?)\{\{/\1\}\}", re.DOTALL)
+_EMPTY = re.compile(r"\{\{empty:([^{}\n]*)\}\}")
+_SLOT = re.compile(r"\{\{([^{}\n]*)\}\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptTemplate:
+    """A template after sections and fixed texts are settled.
+
+    Attributes:
+      parts: ("text", literal) and ("slot", name) pairs in order; names are those in SLOTS.
+      empty: what an empty memory reads as.
+    """
+
+    parts: tuple[tuple[str, str], ...]
+    empty: str = DEFAULT_EMPTY
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A piece of prompt: slot `name`, or with name "" the literals' tokens `[start, start + length)`."""
+
+    name: str
+    start: int = 0
+    length: int = 0
+
+
+@flax.struct.dataclass
+class RenderTables:
+    """A template for one tokenizer.
+
+    Attributes:
+      literals_F: int32, every fixed token; the first ten are the digits 0..9.
+      parts: the template's pieces in order.
+      empty, before_id, after_id, newline: what slots need: the empty word, `[`, `] ` and a line end.
+    """
+
+    literals_F: jax.Array
+    parts: tuple[Part, ...] = flax.struct.field(pytree_node=False)
+    empty: Part = flax.struct.field(pytree_node=False)
+    before_id: Part = flax.struct.field(pytree_node=False)
+    after_id: Part = flax.struct.field(pytree_node=False)
+    newline: Part = flax.struct.field(pytree_node=False)
+
+
+def parse_template(text: str, config: MemoryConfig, tools: str | None = None) -> PromptTemplate:
+    """Reads a template; `tools` is the text of its {{tools}} slot.
+
+    Raises UserError for a slot that does not exist (or has no text) and for a section that does not end.
+    """
+    text = _LONE_MARK.sub(r"\1", text)
+    found = _EMPTY.search(text)
+    text = _SECTION.sub(lambda match: _section(match, config), _EMPTY.sub("", text))
+    parts = []
+    for index, piece in enumerate(_SLOT.split(text)):
+        if index % 2 == 0:
+            parts.append(("text", piece))
+        elif piece == "tools" and tools is not None:
+            parts.append(("text", tools))
+        elif piece in SLOTS:
+            parts.append(("slot", piece))
+        else:
+            slots = ", ".join((*SLOTS, "tools"))
+            raise UserError(f"prompt template: unknown or unclosed {{{{{piece}}}}}; slots are {slots}")
+    return PromptTemplate(_joined(parts), found.group(1) if found else DEFAULT_EMPTY)
+
+
+def compile_template(
+    template: PromptTemplate | str, tokenizer: Tokenizer, config: MemoryConfig, tools: str | None = None
+) -> RenderTables:
+    """Encodes a template's fixed texts, which are trusted: control and frame strings become single tokens.
+
+    Raises UserError as `parse_template` does, and for a tokenizer that splits digits.
+    """
+    if isinstance(template, str):
+        template = parse_template(template, config, tools)
+    literals = [token for digit in "0123456789" for token in tokenizer.encode(digit)]
+    if len(literals) != 10:
+        raise UserError("the tokenizer must encode each digit as one token; train it with digits as pieces")
+
+    def add(tokens: list[int]) -> Part:
+        literals.extend(tokens)
+        return Part("", len(literals) - len(tokens), len(tokens))
+
+    parts = tuple(
+        add(tokenizer.encode_trusted(value)) if kind == "text" else Part(value)
+        for kind, value in template.parts
+    )
+    fixed = {
+        "empty": add(tokenizer.encode_trusted(template.empty)),
+        "before_id": add(tokenizer.encode("[")),
+        "after_id": add(tokenizer.encode("] ")),
+        "newline": add(tokenizer.encode("\n")),
+    }
+    return RenderTables(jnp.asarray(literals, jnp.int32), parts=parts, **fixed)
+
+
+def _section(match: re.Match[str], config: MemoryConfig) -> str:
+    name, body = match.groups()
+    known = [kind.name.lower() for kind in MemoryType]
+    if name not in known:
+        raise UserError(f"prompt template: unknown section {{{{#{name}}}}}; sections are {', '.join(known)}")
+    return body if name in config.enabled else ""
+
+
+def _joined(parts: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Neighbouring texts as one, so that the tokenizer sees them whole; empty ones dropped."""
+    joined: list[tuple[str, str]] = []
+    for kind, value in parts:
+        if kind == "text" and joined and joined[-1][0] == "text":
+            joined[-1] = ("text", joined[-1][1] + value)
+        elif value:
+            joined.append((kind, value))
+    return tuple(joined)
