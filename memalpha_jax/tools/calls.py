@@ -6,7 +6,6 @@ Axes: K calls per reply, L content tokens per call.
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -193,12 +192,15 @@ def truncate_with_note(text: str, tokenizer: Tokenizer, limit: int) -> list[int]
     keep = limit - len(tokenizer.encode(note))
     while keep > 0:
         data = b"".join(tokenizer.token_bytes(token) for token in tokens[:keep])
-        head = data.decode("utf-8", "ignore")
-        if not text[len(head) : len(head) + 1].isspace():  # the cut is inside a word
-            words = re.match(r".*\s(?=\S)", head, re.DOTALL)
-            head = words.group().rstrip() if words and words.group().strip() else head
-        cut = tokenizer.encode(head.rstrip() + note)
+        cut = tokenizer.encode(_whole_words(data.decode("utf-8", "ignore"), text) + note)
         if len(cut) <= limit:
             return cut
-        keep -= len(cut) - limit  # joining words to the note may need other tokens than apart
+        keep -= len(cut) - limit  # words and note together may need more tokens than apart
     return tokenizer.encode(note)[:limit]
+
+
+def _whole_words(head: str, text: str) -> str:
+    """`head`, a prefix of `text`, without a last word that `text` continues; all of it if that is its only word."""
+    if head[-1:].strip() and text[len(head) : len(head) + 1].strip():
+        head = head.rsplit(None, 1)[0] if len(head.split(None, 1)) == 2 else head
+    return head.rstrip()
