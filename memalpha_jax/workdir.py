@@ -1,4 +1,4 @@
-"""The directory of one run: its resolved config, where its files lie, and writes that are whole or not at all."""
+"""The directory of one run: its config, where its files lie, and writes that are whole or not at all."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def write_traces(workdir: Workdir, step: int, records: Iterable[Mapping[str, Any
 
 
 def atomic_write(path: str | Path, data: str | bytes) -> Path:
-    """Writes `data` (str as UTF-8) to a temporary name and renames it: the file is whole, or as it was before.
+    """Writes `data` (str as UTF-8) under another name and renames it: the file is whole, or as it was.
 
     Raises:
       UserError: the disk is full, the directory is not writable, and the like; nothing is left behind.
