@@ -89,7 +89,7 @@ class ToolCall:
 
     @property
     def memory_id(self) -> int | None:
-        """Item id, from an integer or a string of digits; None if absent, of another form, or beyond int32."""
+        """Item id, from an integer or a string of digits; None if absent, of another form or over int32."""
         value = self.arguments.get("memory_id")
         if isinstance(value, str):
             value = value.strip()
@@ -110,8 +110,8 @@ class ToolCall:
 class CallBatch:
     """The first K calls of a reply as int32 arrays; leading batch axes are allowed on every field.
 
-    A slot is unused exactly when its status is Status.NO_CALL. item_id and memory_type are -1 where the call names
-    none. content is zero beyond `length`. dropped counts the calls of the reply beyond K.
+    A slot is unused exactly when its status is Status.NO_CALL. item_id and memory_type are -1 where the call
+    names none. content is zero beyond `length`. dropped counts the calls of the reply beyond K.
     """
 
     kind_K: Any
@@ -140,7 +140,9 @@ def empty_call_batch(max_calls: int, max_tokens: int, leading: tuple[int, ...] =
         return np.full(leading + shape, value, np.int32)
 
     k = max_calls
-    return CallBatch(full(0, k), full(-1, k), full(-1, k), full(0, k, max_tokens), full(0, k), full(-1, k), full(0))
+    return CallBatch(
+        full(0, k), full(-1, k), full(-1, k), full(0, k, max_tokens), full(0, k), full(-1, k), full(0)
+    )
 
 
 def to_call_batch(
@@ -148,8 +150,8 @@ def to_call_batch(
 ) -> CallBatch:
     """Encodes calls as numpy arrays (K = max_calls, L = max_tokens).
 
-    Core text over `core_tokens` is cut at a word boundary, ends in a visible note and has status TRUNCATED. Content
-    over L tokens has status CAPACITY and no tokens: text is never cut silently.
+    Core text over `core_tokens` is cut at a word boundary, ends in a visible note and has status TRUNCATED.
+    Content over L tokens has status CAPACITY and no tokens: text is never cut silently.
     """
     batch = empty_call_batch(max_calls, max_tokens)
     write_calls(batch, (), calls, tokenizer, core_tokens)
@@ -183,7 +185,7 @@ def write_calls(
 
 
 def truncate_with_note(text: str, tokenizer: Tokenizer, limit: int) -> list[int]:
-    """Tokens (at most `limit`) of the longest run of whole words of `text` found to fit with TRUNCATION_NOTE after it.
+    """At most `limit` tokens: as many whole words of `text` as fit, and TRUNCATION_NOTE after them.
 
     A first word that is too long is cut inside; a limit too small for the note drops the note.
     """
@@ -200,7 +202,7 @@ def truncate_with_note(text: str, tokenizer: Tokenizer, limit: int) -> list[int]
 
 
 def _whole_words(head: str, text: str) -> str:
-    """`head`, a prefix of `text`, without a last word that `text` continues; all of it if that is its only word."""
+    """`head`, a prefix of `text`, without a last word that `text` continues, unless that is its only word."""
     if head[-1:].strip() and text[len(head) : len(head) + 1].strip():
         head = head.rsplit(None, 1)[0] if len(head.split(None, 1)) == 2 else head
     return head.rstrip()

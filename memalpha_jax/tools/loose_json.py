@@ -1,4 +1,4 @@
-"""JSON objects as language models write them: found in running text, mended when slightly broken, in linear time."""
+"""JSON objects as language models write them: found in running text and mended, in linear time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class RepairBudget:
     """What one reply may still spend on repairs, in characters times marks.
 
-    `json_repair` takes time in proportion to length times the number of brackets and quotes; 4 million is about 0.1 s.
+    `json_repair` takes time in proportion to length times the number of brackets and quotes; 4 million is
+    about 0.1 s.
     """
 
     left: int = REPAIR_BUDGET
@@ -38,10 +39,11 @@ def read_object(
 ) -> tuple[dict[str, Any] | None, int]:
     """Reads the object whose `{` is at `start`; returns (object or None if it is beyond repair, its end).
 
-    limit: where the next marker is, in a string or not. A well-formed object may hold markers as data and so reach
-    beyond it; one that is not ends there, so that it never hides what follows. One that never closes (as when a
-    token limit cuts it) is not completed. Time is linear over all the objects of a text: scans that start at
-    successive markers disagree on what is inside a string, hence at most two of them pass over any character.
+    limit: where the next marker is, in a string or not. A well-formed object may hold markers as data and so
+    reach beyond it; one that is not ends there, so that it never hides what follows. One that never closes
+    (as when a token limit cuts it) is not completed. Time is linear over all the objects of a text: scans
+    that start at successive markers disagree on what is inside a string, hence at most two of them pass over
+    any character.
     """
     line_end = text.find("\n", start, limit)
     line = text[start : limit if line_end < 0 else line_end].rstrip()
@@ -119,7 +121,7 @@ def _string_end(text: str, pos: int) -> int:
 
 
 def _repair(raw: str, budget: RepairBudget) -> dict[str, Any] | None:
-    """What `json_repair` makes of a closed but malformed object; None if that is no object or costs too much."""
+    """What `json_repair` makes of a closed but malformed object; None if no object or too costly."""
     if len(raw) > MAX_REPAIR_CHARS:
         return None
     cost = len(raw) * (1 + len(_MARKS.findall(raw)))

@@ -26,7 +26,7 @@ def parse_reply_tokens(
     max_tokens: int,
     core_tokens: int = 512,
 ) -> tuple[CallBatch, np.ndarray]:
-    """Calls (K = max_calls, L = max_tokens) and sub-actions of one reply; the case N = 1 of `parse_replies`."""
+    """Calls (K = max_calls, L = max_tokens) and sub-actions of one reply; `parse_replies` for N = 1."""
     batch, subaction_NR = parse_replies(
         np.asarray(reply_R)[None], np.asarray([length]), tokenizer, wire, max_calls, max_tokens, core_tokens
     )
@@ -45,10 +45,10 @@ def parse_replies(
 ) -> tuple[CallBatch, np.ndarray]:
     """Parses the first length_N tokens of every row, end-of-text included, as numpy arrays.
 
-    Returns a CallBatch [N, K, ...] (see `to_call_batch` for what is cut and what is refused) and subaction_NR int32:
-    i for the tokens of the i-th call, the number of calls kept for all other generated tokens (prose, end of text,
-    calls beyond K), so never more than K; -1 for padding. A token that reaches into two calls belongs to the first.
-    No sequence of tokens makes it raise.
+    Returns a CallBatch [N, K, ...] (see `to_call_batch` for what is cut and what is refused) and subaction_NR
+    int32: i for the tokens of the i-th call, the number of calls kept for all other generated tokens (prose,
+    end of text, calls beyond K), so never more than K; -1 for padding. A token that reaches into two calls
+    belongs to the first. No sequence of tokens makes it raise.
     """
     check_wire(wire)
     reply_NR, length_N = np.asarray(reply_NR), np.asarray(length_N)

@@ -1,7 +1,9 @@
 """The two wire formats: reply text to calls, and calls to text.
 
-qwen_agent  `✿FUNCTION✿: name` and `✿ARGS✿: {json}` on two lines; what follows a `✿RESULT✿` is the model's own invention.
-hermes      `<tool_call>`, `{"name": .., "arguments": {..}}`, `</tool_call>` on three lines; likewise `<tool_response>`.
+qwen_agent  `✿FUNCTION✿: name` and `✿ARGS✿: {json}` on two lines
+hermes      `<tool_call>`, `{"name": .., "arguments": {..}}` and `</tool_call>` on three lines
+
+Results (`✿RESULT✿`, `<tool_response>`) in a reply are the model's own invention, and so is what follows them.
 """
 
 from __future__ import annotations
@@ -29,8 +31,9 @@ WIRES = ("qwen_agent", "hermes")
 class _Grammar:
     """What marks a call on a wire.
 
-    event: every marker that means something outside a JSON string. head: all of a call before its object; group 1, if
-    any, is the tool name, group 2 whether an object is announced. tail: what may close the call after its object.
+    event: every marker that means something outside a JSON string. head: all of a call before its object;
+    group 1, if any, is the tool name, group 2 whether an object is announced. tail: what may close the call
+    after its object.
     """
 
     opener: str
@@ -77,9 +80,10 @@ def check_wire(wire: str) -> str:
 def parse_calls(text: str, wire: str) -> list[ToolCall]:
     """The calls of a reply, in order, each with its verdict and span; linear in the length of the text.
 
-    Not executed: calls inside `<think>` (closed or not, or before a `</think>` that nothing opened), and whatever
-    follows an invented tool result. Markers inside the strings of a well-formed object are data. A malformed call
-    ends at the next marker at the latest. No text makes it raise; UserError for an unknown `wire` only.
+    Not executed: calls inside `<think>` (closed or not, or before a `</think>` that nothing opened), and
+    whatever follows an invented tool result. Markers inside the strings of a well-formed object are data. A
+    malformed call ends at the next marker at the latest. No text makes it raise; UserError for an unknown
+    `wire` only.
     """
     grammar = _GRAMMARS[check_wire(wire)]
     if not text.isascii():
@@ -135,7 +139,7 @@ def _unwrap(payload: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
 
 
 def _verdict(name: str, arguments: dict[str, Any]) -> Status:
-    """Status of a call as far as its own words decide it; what the memory holds or allows is not known here."""
+    """Status of a call as far as its own words decide it; what the memory holds is not known here."""
     if name not in TOOL_KINDS:
         return Status.UNKNOWN_TOOL
     call = ToolCall(name, arguments, Status.OK, (0, 0))
@@ -167,8 +171,8 @@ def format_call(name: str, arguments: Mapping[str, str | int], wire: str) -> str
 def call_segments(name: str, arguments: Mapping[str, str | int], wire: str) -> tuple[tuple[str, bool], ...]:
     """`format_call` in pieces: (text, whether it is a frame).
 
-    Frames are strings of `call_frames`, to be encoded as trusted text; the rest (ids and JSON-escaped contents) is
-    not. ValueError for an argument that is neither text nor an integer.
+    Frames are strings of `call_frames`, to be encoded as trusted text; the rest (ids and JSON-escaped
+    contents) is not. ValueError for an argument that is neither text nor an integer.
     """
     before, after = {
         "qwen_agent": (f"✿FUNCTION✿: {name}\n✿ARGS✿: {{", "}\n"),
@@ -196,7 +200,7 @@ def _escape(value: str | int) -> str:
 
 
 def call_frames(wire: str) -> tuple[str, ...]:
-    """The literal strings around ids and contents, over all tools and types; a tokenizer may make each one token."""
+    """The literal strings around ids and contents, over all tools and types: each can be a single token."""
     frames: dict[str, None] = {}
     for name, kind in TOOL_KINDS.items():
         for memory_type in MEMORY_NAMES[1:] if kind == CallKind.INSERT else MEMORY_NAMES:
@@ -205,5 +209,7 @@ def call_frames(wire: str) -> tuple[str, ...]:
                 arguments["memory_id"] = ""
             if kind != CallKind.DELETE:
                 arguments["content" if kind == CallKind.INSERT else "new_content"] = ""
-            frames |= dict.fromkeys(text for text, is_frame in call_segments(name, arguments, wire) if is_frame)
+            frames |= dict.fromkeys(
+                text for text, is_frame in call_segments(name, arguments, wire) if is_frame
+            )
     return tuple(frames)
