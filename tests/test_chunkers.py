@@ -81,7 +81,7 @@ def test_chunks_lose_nothing_and_keep_the_limit(text, limit, count):
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.integers(1, 9), max_size=60), st.integers(9, 40))
 def test_packing_is_greedy(sizes, limit):
-    ranges = pack(len(sizes), lambda i, j: sum(sizes[i:j]) <= limit)
+    ranges = list(pack(len(sizes), lambda i, j: sum(sizes[i:j]) <= limit))
     expected, start, total = [], 0, 0
     for i, size in enumerate(sizes):
         if total + size > limit:

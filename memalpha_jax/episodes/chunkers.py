@@ -90,12 +90,11 @@ _CUTS: tuple[Callable[[str], list[str]], ...] = (
 )
 
 
-def pack(count: int, fits: Callable[[int, int], bool]) -> list[tuple[int, int]]:
-    """Greedy half-open ranges that cover units 0..count-1; every range has one unit or `fits(start, end)`.
+def pack(count: int, fits: Callable[[int, int], bool], start: int = 0) -> Iterator[tuple[int, int]]:
+    """Greedy half-open ranges over units start..count-1; each has one unit or `fits(start, end)`.
 
     Takes about 2 log2(n) calls of `fits` for a range of n units, so that long texts stay affordable.
     """
-    ranges, start = [], 0
     while start < count:
         good, step = start + 1, 1
         while good < count and fits(start, min(good + step, count)):
@@ -104,9 +103,8 @@ def pack(count: int, fits: Callable[[int, int], bool]) -> list[tuple[int, int]]:
             step //= 2
             if good + step <= count and fits(start, good + step):
                 good += step
-        ranges.append((start, good))
+        yield start, good
         start = good
-    return ranges
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,77 @@
+"""LoCoMo in its official JSON layout: one long-running conversation of two people per episode."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+from memalpha_jax.episodes.chunkers import CountTokens, Turn, TurnChunk, chunk_turns
+from memalpha_jax.episodes.episode import Episode, Question, validate
+from memalpha_jax.episodes.official import field, read_json, typed
+from memalpha_jax.errors import UserError
+
+CATEGORIES = {1: "multi_hop", 2: "temporal", 3: "open_domain", 4: "single_hop"}
+ADVERSARIAL = 5  # asks about things never said; it has no gold answer
+
+
+def load_locomo(
+    path: str | os.PathLike[str], *, chunk_tokens: int, count_tokens: CountTokens
+) -> list[Episode]:
+    """One episode per conversation: sessions in order, turns packed whole into chunks of `chunk_tokens`.
+
+    Shared pictures appear as their captions. Questions of the adversarial category are left out; `kind` names
+    the category. `UserError` names the file and the field that is not as expected.
+    """
+    records = typed(read_json(path), list, str(path))
+    if not records:
+        raise UserError(f"{path} holds no conversations")
+    return [
+        _episode(record, f"{path}, [{i}]", chunk_tokens, count_tokens) for i, record in enumerate(records)
+    ]
+
+
+def _episode(record: Any, where: str, chunk_tokens: int, count_tokens: CountTokens) -> Episode:
+    turns = _turns(field(record, "conversation", dict, where), f"{where}.conversation")
+    chunks = chunk_turns(turns, chunk_tokens, count_tokens)
+    questions = [
+        question
+        for i, qa in enumerate(field(record, "qa", list, where))
+        if (question := _question(qa, f"{where}.qa[{i}]", chunks))
+    ]
+    name = field(record, "sample_id", str, where)
+    try:
+        return validate(Episode(name, "locomo", tuple(c.text for c in chunks), tuple(questions)))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _turns(conversation: dict[str, Any], where: str) -> list[Turn]:
+    turns = []
+    for number in sorted(int(m[1]) for key in conversation if (m := re.fullmatch(r"session_(\d+)", key))):
+        session = f"session_{number}"
+        when = " ".join(field(conversation, f"{session}_date_time", str, where).split())
+        for i, turn in enumerate(field(conversation, session, list, where)):
+            at = f"{where}.{session}[{i}]"
+            text = field(turn, "text", str, at)
+            if turn.get("blip_caption"):
+                text += f" [shares a picture: {field(turn, 'blip_caption', str, at)}]"
+            speaker = field(turn, "speaker", str, at)
+            turns.append(Turn(field(turn, "dia_id", str, at), when, speaker, text))
+    return turns
+
+
+def _question(record: Any, where: str, chunks: list[TurnChunk]) -> Question | None:
+    category = typed(record, dict, where).get("category")
+    if category == ADVERSARIAL:
+        return None
+    if category not in CATEGORIES:
+        raise UserError(
+            f"{where}, field 'category' is {category!r}, expected a number from 1 to {ADVERSARIAL}"
+        )
+    answer = record.get("answer")
+    answer = str(answer) if type(answer) in (int, float) else field(record, "answer", str, where)
+    # Some records join several turns in one string, "D8:6; D9:17".
+    turns = set(re.findall(r"D\d+:\d+", " ".join(map(str, field(record, "evidence", list, where)))))
+    evidence = tuple(t for t, chunk in enumerate(chunks) if turns & set(chunk.keys))
+    return Question(field(record, "question", str, where), answer, CATEGORIES[category], evidence)
