@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 WORKDIR ?= runs/tiny
 PYTEST_ARGS ?= -q -n 2
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 
 .PHONY: install install-test demo test lint types pytest clean
 
