@@ -20,6 +20,8 @@ from memalpha_jax.episodes.generated import (
 )
 from memalpha_jax.errors import UserError
 from memalpha_jax.policy.tokenizer import SentencePieceTokenizer
+from memalpha_jax.rewards.metrics import score
+from memalpha_jax.rewards.reader import ExtractiveReader, ReaderQuery
 
 WORLD = WorldConfig()
 
@@ -189,3 +191,16 @@ def test_a_bpe_sees_template_words_whole_and_names_as_two_syllables():
                 expected = [part for word in words for part in (world_words.split_name(word) or [word])]
                 assert found == expected
                 assert {w for w in words if not world_words.split_name(w)} <= set(template_words())
+
+
+@pytest.mark.parametrize("keep_stale", [False, True])
+def test_a_perfect_memory_answers_everything_and_a_stale_fact_spoils_its_correction(episodes, keep_stale):
+    reader = ExtractiveReader()
+    for episode in episodes[:20]:
+        kept = [s for s in flat(episode) if s.useful and (keep_stale or not s.corrected_by)]
+        events = tuple(s.text for s in kept if s.kind.startswith("event"))
+        others = tuple(s.text for s in kept if not s.kind.startswith("event"))
+        queries = [ReaderQuery(q.question, "", events, others, "generated") for q in episode.questions]
+        for question, answer in zip(episode.questions, reader.answer(queries), strict=True):
+            expected = not (keep_stale and question.kind == "corrected")
+            assert score("generated", answer, question.answer) == expected

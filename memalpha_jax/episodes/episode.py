@@ -44,7 +44,7 @@ class Episode:
     data_source: str
     chunks: tuple[str, ...]
     questions: tuple[Question, ...]
-    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
 
 def validate(episode: Episode) -> Episode:
