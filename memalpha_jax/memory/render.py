@@ -10,6 +10,7 @@ Axes: P prompt tokens, C chunk tokens, I item rows, E entries a list can show, V
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -50,6 +51,7 @@ __all__ = [
 
 POWERS_D = 10 ** np.arange(6, -1, -1)  # seven digits: more ids than any episode has calls
 Segments = tuple[jax.Array, jax.Array]
+_jitted_similar_items = jax.jit(similar_items, static_argnums=3)
 
 
 def render_prompt(
@@ -202,7 +204,7 @@ class _Text:
 
 def render_text(
     state: MemoryState,
-    chunk_tokens: list[int],
+    chunk_tokens: Sequence[int],
     template: PromptTemplate,
     tokenizer: Tokenizer,
     config: MemoryConfig,
@@ -213,11 +215,7 @@ def render_text(
 
     It may need more than `prompt_tokens` tokens, where even a prompt without items does.
     """
-    likest: list[int] = []
-    if config.similar_items:
-        chunk_C = jnp.asarray(chunk_tokens, jnp.int32)
-        row_k = similar_items(state, chunk_C, chunk_C.shape[0], config.similar_items)
-        likest = [row for row in np.asarray(row_k).tolist() if row >= 0]
+    likest = _likest_rows(state, chunk_tokens, config.similar_items)
     pieces: list[_Text] = []
     for recent, similar in shown_choices(config):
         values = _slot_texts(state, chunk_tokens, template, tokenizer, config, recent, likest[:similar])
@@ -230,14 +228,25 @@ def render_text(
     return "".join(piece.text for piece in pieces)
 
 
+def _likest_rows(state: MemoryState, chunk_tokens: Sequence[int], k: int) -> list[int]:
+    """The rows that `render_prompt` chooses, best first: by the same function, so ties fall alike."""
+    if k == 0:
+        return []
+    width = 256 * (1 + len(chunk_tokens) // 256)  # few widths, few compilations
+    chunk_C = np.zeros(width, np.int32)
+    chunk_C[: len(chunk_tokens)] = chunk_tokens
+    rows = _jitted_similar_items(state, chunk_C, len(chunk_tokens), k)
+    return [row for row in np.asarray(rows).tolist() if row >= 0]
+
+
 def _slot_texts(
     state: MemoryState,
-    chunk_tokens: list[int],
+    chunk_tokens: Sequence[int],
     template: PromptTemplate,
     tokenizer: Tokenizer,
     config: MemoryConfig,
     recent: int,
-    likest: list[int],
+    likest: Sequence[int],
 ) -> dict[str, _Text]:
     """Every slot's text, with the last `recent` items of each list and the items in rows `likest` shown."""
     core = memory_core(state)

@@ -77,6 +77,6 @@ def bm25_rank(items: Sequence[str], query: str, k: int) -> list[int]:
 
 
 def _idf(frequency: np.ndarray, size: int) -> np.ndarray:
-    """BM25Okapi's idf per term; where negative (a term of over half the documents), epsilon times the mean."""
+    """BM25Okapi's idf per term; where negative (terms of most documents), epsilon times the mean."""
     idf = np.log(size - frequency + 0.5) - np.log(frequency + 0.5)
     return np.where(idf < 0, EPSILON * idf.mean(), idf) if idf.size else idf

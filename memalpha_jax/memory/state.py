@@ -164,7 +164,7 @@ def grow(state: MemoryState, items: int, arena_tokens: int) -> MemoryState:
 
     names = [field.name for field in dataclasses.fields(state) if field.name.endswith("_I")]
     rows = {name: pad(getattr(state, name), items) for name in names}
-    return state.replace(arena_A=pad(state.arena_A, arena_tokens), **rows)
+    return dataclasses.replace(state, arena_A=pad(state.arena_A, arena_tokens), **rows)
 
 
 def grow_for(state: MemoryState, calls: int, call_tokens: int) -> MemoryState:
