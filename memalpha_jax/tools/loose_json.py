@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_REPAIR_CHARS = 64 * 1024
-REPAIR_BUDGET = 4_000_000
-MAX_DEPTH = 32
+REPAIR_BUDGET = 4_000_000  # for all objects of a text together, about 0.1 s
 
 # Raw line breaks inside strings are the commonest slip; a lax decoder takes them without any repair.
 _DECODER = json.JSONDecoder(strict=False)
@@ -18,54 +17,83 @@ _MARKS = re.compile("[][{}()\"'“”]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-@dataclass
-class RepairBudget:
-    """What one reply may still spend on repairs, in characters times marks.
+@dataclass(frozen=True)
+class Markers:
+    """What bounds an object in running text.
 
-    `json_repair` takes time in proportion to length times the number of brackets and quotes; 4 million is
-    about 0.1 s.
+    structure: all that matters outside strings: brackets, quotes and markers. boundary: a marker where no
+    well-formed string can be, because a raw line break is next to it or in it (inside a string that would be
+    an escape).
     """
 
-    left: int = REPAIR_BUDGET
+    structure: re.Pattern[str]
+    boundary: re.Pattern[str]
 
 
-def structure_pattern(events: str) -> re.Pattern[str]:
-    """Pattern of all that matters outside strings; `events` are the markers no object extends over."""
-    return re.compile(r'\\.|["{}\[\]]|' + events, re.DOTALL)
+def markers(anywhere: str, boundary: str) -> Markers:
+    """Compiles regular expressions for markers; ^ means the start of a line."""
+    structure = re.compile(r'\\.|["{}\[\]]|' + anywhere, re.DOTALL)
+    return Markers(structure, re.compile(boundary, re.MULTILINE))
 
 
-def read_object(
-    text: str, start: int, limit: int, structure: re.Pattern[str], budget: RepairBudget
-) -> tuple[dict[str, Any] | None, int]:
-    """Reads the object whose `{` is at `start`; returns (object or None if it is beyond repair, its end).
+class ObjectReader:
+    """Reads the JSON objects of one text from left to right, in time linear in the text.
 
-    limit: where the next marker is, in a string or not. A well-formed object may hold markers as data and so
-    reach beyond it; one that is not ends there, so that it never hides what follows. One that never closes
-    (as when a token limit cuts it) is not completed. Time is linear over all the objects of a text: scans
-    that start at successive markers disagree on what is inside a string, hence at most two of them pass over
-    any character.
+    Attributes:
+      text, markers: what is read.
+      budget: what may still be spent on repairs, in the units of `_repair_cost`.
     """
-    line_end = text.find("\n", start, limit)
-    line = text[start : limit if line_end < 0 else line_end].rstrip()
-    if line.endswith("}") and (value := decode_object(line)) is not None:
-        return value, start + len(line)
-    end = _object_end(text, start, structure)
-    if end < 0:
-        return None, limit
-    raw = text[start:end]
-    value = decode_object(raw)
-    if value is not None:
-        return value, end
-    return (_repair(raw, budget) if end <= limit else None), min(end, limit)
+
+    def __init__(self, text: str, markers: Markers):
+        self.text, self.markers, self.budget = text, markers, REPAIR_BUDGET
+        self._boundary = -1
+
+    def read(self, start: int, limit: int) -> tuple[dict[str, Any] | None, int]:
+        """Reads the object whose `{` is at `start`; returns (object or None if it is beyond repair, its end).
+
+        limit: where the next marker is, in a string or not. Markers in the strings of a well-formed object
+        are data. A malformed object ends at the latest where a marker stands outside its strings or at a
+        boundary, so it hides nothing that follows. One that never closes (as when a token limit cuts it) is
+        not completed. Scans that start at successive markers disagree on what is inside a string, hence at
+        most two pass over any character.
+        """
+        line_end = self.text.find("\n", start, limit)
+        line = self.text[start : limit if line_end < 0 else line_end].rstrip()
+        if line.endswith("}") and (value := decode_object(line)) is not None:
+            return value, start + len(line)
+        end, closed = _scan(self.text, start, self.markers.structure)
+        if closed and (value := decode_object(self.text[start:end])) is not None:
+            return value, end
+        boundary = self._boundary_after(start)
+        value = self._repair(self.text[start:end]) if closed and end <= boundary else None
+        return value, min(end, boundary)
+
+    def _boundary_after(self, start: int) -> int:
+        """Where the first boundary after `start` is, or the end of the text; searched once per boundary."""
+        if self._boundary < start:
+            match = self.markers.boundary.search(self.text, start)
+            self._boundary = match.start() if match else len(self.text)
+        return self._boundary
+
+    def _repair(self, raw: str) -> dict[str, Any] | None:
+        """What `json_repair` makes of a closed but malformed object; None if no object or too costly."""
+        if len(raw) > MAX_REPAIR_CHARS or (cost := _repair_cost(raw)) > self.budget:
+            return None
+        self.budget -= cost
+        import json_repair  # rarely needed, and slow to import
+
+        try:
+            return _as_object(json_repair.loads(raw, skip_json_loads=True), raw)
+        except Exception:  # a third-party parser on arbitrary text: any failure means the same
+            return None
 
 
 def decode_object(raw: str) -> dict[str, Any] | None:
     """The JSON object `raw` spells, None if it spells none. Half surrogate pairs in it become U+FFFD."""
     try:
-        value = _DECODER.decode(raw)
+        return _as_object(_DECODER.decode(raw), raw)
     except (ValueError, RecursionError):
         return None
-    return _as_object(value, raw)
 
 
 def clean_surrogates(text: str) -> str:
@@ -89,26 +117,35 @@ def _without_surrogates(value: Any) -> Any:
     return value
 
 
-def _object_end(text: str, start: int, structure: re.Pattern[str]) -> int:
-    """End of the bracketed text starting at `start`; -1 if a marker or the end of the text comes first."""
+def _repair_cost(raw: str) -> int:
+    """Upper estimate of the time `json_repair` needs, in units of about 20 ns.
+
+    It grows with the length times the number of brackets and quotes: a hostile 64 KiB could take minutes.
+    """
+    return 2000 + len(raw) * (50 + len(_MARKS.findall(raw)))
+
+
+def _scan(text: str, start: int, structure: re.Pattern[str]) -> tuple[int, bool]:
+    """Follows the brackets that open at `start`; returns (their end, True) if they close.
+
+    Otherwise (where to stop, False): at a marker outside strings, or the end of the text.
+    """
     depth, pos = 0, start
     while match := structure.search(text, pos):
         token, pos = match.group(), match.end()
         if token == '"':
             pos = _string_end(text, pos)
             if pos < 0:
-                return -1
+                break
         elif token in "{[":
             depth += 1
-            if depth > MAX_DEPTH:
-                return -1
         elif token in "}]":
             depth -= 1
             if depth == 0:
-                return pos
+                return pos, True
         elif token[0] != "\\":
-            return -1
-    return -1
+            return match.start(), False
+    return len(text), False
 
 
 def _string_end(text: str, pos: int) -> int:
@@ -118,20 +155,3 @@ def _string_end(text: str, pos: int) -> int:
         if match.group() == '"':
             return pos
     return -1
-
-
-def _repair(raw: str, budget: RepairBudget) -> dict[str, Any] | None:
-    """What `json_repair` makes of a closed but malformed object; None if no object or too costly."""
-    if len(raw) > MAX_REPAIR_CHARS:
-        return None
-    cost = len(raw) * (1 + len(_MARKS.findall(raw)))
-    if cost > budget.left:
-        return None
-    budget.left -= cost
-    import json_repair  # rarely needed, and slow to import
-
-    try:
-        value = json_repair.loads(raw, skip_json_loads=True)
-    except Exception:  # a third-party parser on arbitrary text: any failure means the same
-        return None
-    return _as_object(value, raw)

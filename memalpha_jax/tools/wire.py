@@ -16,13 +16,7 @@ from typing import Any
 
 from memalpha_jax.errors import UserError
 from memalpha_jax.tools.calls import MEMORY_NAMES, TOOL_KINDS, CallKind, Status, ToolCall
-from memalpha_jax.tools.loose_json import (
-    RepairBudget,
-    clean_surrogates,
-    decode_object,
-    read_object,
-    structure_pattern,
-)
+from memalpha_jax.tools.loose_json import Markers, ObjectReader, clean_surrogates, decode_object, markers
 
 WIRES = ("qwen_agent", "hermes")
 
@@ -31,41 +25,50 @@ WIRES = ("qwen_agent", "hermes")
 class _Grammar:
     """What marks a call on a wire.
 
-    event: every marker that means something outside a JSON string. head: all of a call before its object;
-    group 1, if any, is the tool name, group 2 whether an object is announced. tail: what may close the call
-    after its object.
+    event: every marker that means something outside a JSON string. markers: how they bound an object. head:
+    all of a call before its object; group 1 is the tool name, group 2 matches if an object is announced.
+    tail: what may close the call after its object.
     """
 
     opener: str
     stopper: str
     event: re.Pattern[str]
-    structure: re.Pattern[str]
+    markers: Markers
     head: re.Pattern[str]
     tail: re.Pattern[str]
 
 
-def _grammar(opener: str, stopper: str, events: str, head: str, tail: str) -> _Grammar:
-    events += "|<think>|</think>"
+def _grammar(opener: str, stopper: str, closer: str, broken_head: str, head: str, tail: str) -> _Grammar:
+    """`broken_head` is a head with a line break in it."""
+    words = (opener, stopper, closer, "<think>", "</think>")
+    event = "|".join(word for word in words if word)
     return _Grammar(
-        opener, stopper, re.compile(events), structure_pattern(events), re.compile(head), re.compile(tail)
+        opener,
+        stopper,
+        re.compile(event),
+        markers(event, f"^[ \\t]*(?:{event})|{broken_head}"),
+        re.compile(head),
+        re.compile(tail),
     )
 
 
 _FENCE = r"(?:```(?:json)?\s*)?"
 _GRAMMARS = {
     "qwen_agent": _grammar(
-        "✿FUNCTION✿",
-        "✿RESULT✿",
-        "✿FUNCTION✿|✿RESULT✿",
-        r"✿FUNCTION✿\s*[:：]?\s*([^\n✿<]*)\s*(✿ARGS✿\s*[:：]?\s*" + _FENCE + ")?",
-        r"(?:\s*```)?\n?",
+        opener="✿FUNCTION✿",
+        stopper="✿RESULT✿",
+        closer="",
+        broken_head=r"✿FUNCTION✿[^\n✿<]*\n\s*✿ARGS✿",
+        head=r"✿FUNCTION✿\s*[:：]?\s*([^\n✿<]*)\s*(✿ARGS✿\s*[:：]?\s*" + _FENCE + ")?",
+        tail=r"(?:\s*```)?\n?",
     ),
     "hermes": _grammar(
-        "<tool_call>",
-        "<tool_response>",
-        "<tool_call>|</tool_call>|<tool_response>",
-        r"<tool_call>()(\s*" + _FENCE + ")",
-        r"(?:\s*(?:```\s*)?</tool_call>)?\n?",
+        opener="<tool_call>",
+        stopper="<tool_response>",
+        closer="</tool_call>",
+        broken_head=r"<tool_call>[ \t]*\n",
+        head=r"<tool_call>()(\s*" + _FENCE + ")",
+        tail=r"(?:\s*(?:```\s*)?</tool_call>)?\n?",
     ),
 }
 
@@ -89,12 +92,12 @@ def parse_calls(text: str, wire: str) -> list[ToolCall]:
     if not text.isascii():
         text = clean_surrogates(text)
     calls: list[ToolCall] = []
-    budget = RepairBudget()
+    reader = ObjectReader(text, grammar.markers)
     pos = 0
     while match := grammar.event.search(text, pos):
         event, pos = match.group(), match.end()
         if event == grammar.opener:
-            call = _read_call(text, match.start(), grammar, budget)
+            call = _read_call(reader, match.start(), grammar)
             calls.append(call)
             pos = call.span[1]
         elif event == grammar.stopper:
@@ -109,7 +112,8 @@ def parse_calls(text: str, wire: str) -> list[ToolCall]:
     return calls
 
 
-def _read_call(text: str, start: int, grammar: _Grammar, budget: RepairBudget) -> ToolCall:
+def _read_call(reader: ObjectReader, start: int, grammar: _Grammar) -> ToolCall:
+    text = reader.text
     head = grammar.head.match(text, start)
     assert head is not None  # every part but the opener is optional
     name, announced, pos = head[1].strip(), head[2], head.end()
@@ -119,7 +123,7 @@ def _read_call(text: str, start: int, grammar: _Grammar, budget: RepairBudget) -
     limit = following.start() if following else len(text)
     payload, end = None, limit
     if text.startswith("{", pos):
-        payload, end = read_object(text, pos, limit, grammar.structure, budget)
+        payload, end = reader.read(pos, limit)
     tail = grammar.tail.match(text, end)
     span = (start, tail.end() if tail else end)
     if payload is not None and not name and grammar.opener == "<tool_call>":
