@@ -18,7 +18,8 @@ def get_config():
     config.policy.kv_heads = 2
     config.policy.head_dim = 32
     config.policy.ff = 384
-    config.policy.qk_norm_init = 1.7
+    config.policy.init = "copying"
+    config.policy.qk_norm_init = 1.3
 
     # Memory and prompt: what a small model can look at.
     config.memory.core_tokens = 64
@@ -34,6 +35,7 @@ def get_config():
     # Reward: the published sum with its holes closed (see README, "What the published reward does instead").
     config.rewards.r2_weight = 0.2
     config.rewards.pay_duplicates = False
+    config.rewards.one_value = True
 
     # Learning.
     config.grpo.episodes = 8
@@ -42,4 +44,5 @@ def get_config():
     config.grpo.block_rows = 8
     config.grpo.optimizer.lr = 7e-4
     config.grpo.optimizer.weight_decay = 0.0
+    config.grpo.optimizer.b2 = 0.98
     return config

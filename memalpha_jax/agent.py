@@ -283,10 +283,10 @@ def _item_id(option: str, name: str) -> int:
     return int(name)
 
 
-def read_input(agent: MemoryAgent, path: str, save_to: Path) -> None:
+def read_input(agent: MemoryAgent, path: str, text: str, save_to: Path) -> None:
     """Reads a file or standard input, telling each call; saves now and then and however the reading ends."""
-    text = read_text(path)
     calls, saved = 0, agent.notebook.chunks_read
+    agent.save(save_to)  # a place that cannot be written is better known before the reading
 
     def show(result: CallResult) -> None:
         nonlocal calls, saved
@@ -320,9 +320,10 @@ def run(args: Any) -> None:
         notebook.save_notebook(save_to, edited)
     book = edited
     if args.input:
+        text = read_text(args.input)
         agent = MemoryAgent(load_policy(args.checkpoint))
         agent.adopt(book)
-        read_input(agent, args.input, save_to)
+        read_input(agent, args.input, text, save_to)
         book = agent.notebook
         print(f"memory saved in {save_to}; --memory={save_to} goes on from it")
     if args.list:

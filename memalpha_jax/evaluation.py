@@ -36,7 +36,7 @@ from memalpha_jax.rewards.metrics import score
 from memalpha_jax.rewards.reader import Reader, ReaderQuery
 from memalpha_jax.rollout.rollout import Engine, trajectory_keys
 from memalpha_jax.rollout.scripted import View, Writer, fit_reply
-from memalpha_jax.rollout.steps import Steps
+from memalpha_jax.rollout.steps import StepRecord, Steps
 from memalpha_jax.tools.calls import CallBatch, CallKind, Status
 
 ROOMY_TOKENS = 8192
@@ -113,8 +113,7 @@ class PolicyWriter:
             chunk_NC, length_N = data.chunk_BTC[:, t], data.chunk_len_BT[:, t]
             memory, record = self.steps.step(params, memory, key_N, t, chunk_NC, length_N, active_N)
             records.append(record)
-        prompt_len_NT = np.stack([record.prompt_len_N for record in records], axis=1)
-        unread = _unread_chunks(prompt_len_NT, episodes, self.engine)
+        unread = _unread_chunks(records, episodes, self.engine.rollout.prompt_tokens)
         steps = [(record.calls, record.statuses_NK) for record in records]
         written = written_memories(self.tokenizer, episodes, data, memory, steps)
         return [dataclasses.replace(one, unread=n) for one, n in zip(written, unread, strict=True)]
@@ -236,24 +235,23 @@ def _pad_rows(data: EpisodeBatch, rows: int) -> EpisodeBatch:
     return jax.tree.map(lambda x: np.pad(np.asarray(x), [(0, missing)] + [(0, 0)] * (np.ndim(x) - 1)), data)
 
 
-def _unread_chunks(prompt_len_NT: np.ndarray, episodes: Sequence[Episode], engine: Engine) -> list[int]:
+def _unread_chunks(records: Sequence[StepRecord], episodes: Sequence[Episode], limit: int) -> list[int]:
     """How many chunks of each episode did not fit the prompt because the policy has filled the core.
 
     Raises:
       UserError: a chunk would not fit beside an empty core either.
     """
-    limit, core = engine.rollout.prompt_tokens, engine.memory.core_tokens
-    unread = []
-    for episode, lengths_T in zip(episodes, prompt_len_NT, strict=False):
-        lengths = lengths_T[: len(episode.chunks)].tolist()
-        for t, length in enumerate(lengths):
+    unread = [0] * len(episodes)
+    for n, episode in enumerate(episodes):
+        for t, record in enumerate(records[: len(episode.chunks)]):
+            length, core = int(record.prompt_len_N[n]), int(record.core_len_N[n])
             if length - core > limit:
                 raise UserError(
                     f"episode {episode.instance_id!r}: with chunk {t + 1} of {len(episode.chunks)} the "
                     f"prompt has at least {length - core} tokens, over the limit of {limit}; lower "
                     "config.episodes.chunk_tokens or raise config.rollout.prompt_tokens"
                 )
-        unread.append(sum(length > limit for length in lengths))
+            unread[n] += length > limit
     if any(unread):
         logging.warning(
             "%d chunks were not read: with the core the policy wrote, the prompt is full", sum(unread)

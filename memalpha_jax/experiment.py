@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from absl import flags, logging
 from ml_collections import config_dict
 
 from memalpha_jax.config import to_dict
@@ -15,7 +16,8 @@ from memalpha_jax.policy.optimizer import OptimizerConfig
 from memalpha_jax.policy.sharding import MeshConfig
 from memalpha_jax.rewards.reward import RewardConfig
 from memalpha_jax.rollout.rollout import RolloutConfig
-from memalpha_jax.warmstart_data import StageConfig
+from memalpha_jax.warmstart_data import LessonConfig
+from memalpha_jax.workdir import Workdir, open_workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,19 +26,22 @@ class WarmStartConfig:
 
     Attributes:
       tokenizer_pieces: pieces of the SentencePiece model that is trained first.
-      batch: rows per step. round_episodes: episodes demonstrated at a time.
+      batch: rows per step. round_rows: how many rows are made at a time, about.
       block_rows: as `GRPOConfig.block_rows`.
-      short, middle, full: lessons, in this order.
+      optimizer: one schedule over all lessons.
+      copy_short, copy_long, demonstrate: the lessons, in this order.
     """
 
-    tokenizer_pieces: int = 700
+    tokenizer_pieces: int = 1000
     batch: int = 32
-    round_episodes: int = 128
+    round_rows: int = 2048
     block_rows: int = 8
-    optimizer: OptimizerConfig = OptimizerConfig(name="muon", lr=3e-3, decay=0.3)
-    short: StageConfig = StageConfig(150, 1, 2, 6, demonstrate=False)
-    middle: StageConfig = StageConfig(200, 3, 4, 6, demonstrate=False)
-    full: StageConfig = StageConfig(550, 6, 8, 6, demonstrate=True)
+    optimizer: OptimizerConfig = OptimizerConfig(
+        name="muon", lr=1e-2, warmup=0.02, decay=0.3, b2=0.98, weight_decay=0.0
+    )
+    copy_short: LessonConfig = LessonConfig(200, 1, 2, demonstrate=False)
+    copy_long: LessonConfig = LessonConfig(60, 2, 4, demonstrate=False)
+    demonstrate: LessonConfig = LessonConfig(400, 6, 8, demonstrate=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +87,16 @@ class Config:
     warmstart: WarmStartConfig = WarmStartConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     run: RunConfig = RunConfig()
+
+
+MAY_CHANGE = ("run", "evaluation", "grpo.steps")
+"""What a workdir may be continued with besides the config that made it."""
+
+
+def open_run(config: Config) -> Workdir:
+    """The workdir of the `--workdir` flag, made for or matching `config`; turns progress logging on."""
+    logging.set_verbosity(logging.INFO)
+    return open_workdir(flags.FLAGS.workdir, to_dict(config), may_change=MAY_CHANGE)
 
 
 def default_config() -> config_dict.ConfigDict:

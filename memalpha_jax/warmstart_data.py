@@ -1,41 +1,47 @@
-"""Demonstrations for the warm start: scripted trajectories on generated episodes, as rows of (prompt, reply)."""
+"""What the warm start learns from: rows of (prompt, reply), first copies of random text, then demonstrations."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 from memalpha_jax.episodes.batch import tokenize_episodes
 from memalpha_jax.episodes.generated import WorldConfig, generate_episode
+from memalpha_jax.memory.state import LISTS, empty_memory
 from memalpha_jax.policy.tokenizer import Tokenizer
-from memalpha_jax.rollout.rollout import Engine
-from memalpha_jax.rollout.scripted import Demonstrator, Writer, copier, scripted_rollout
+from memalpha_jax.rollout.rollout import Engine, render_batch
+from memalpha_jax.rollout.scripted import Demonstrator, insert, scripted_rollout
+from memalpha_jax.tools.wire import call_segments
+
+LINE_PIECES = (4, 10)
+"""A random line has at least the first and fewer than the second number of pieces."""
+_JSON_SPECIAL = {*range(0x20), *b'"\\', 0x7F}
 
 
 @dataclasses.dataclass(frozen=True)
-class StageConfig:
+class LessonConfig:
     """One lesson of the warm start.
 
     Attributes:
-      steps: optimizer steps.
-      sentences_min, sentences_max: sentences per chunk.
-      chunks: chunks per episode; memory fills up along them.
-      demonstrate: False copies every sentence; True demonstrates the format with a random choice.
+      steps: optimizer steps; 0 skips the lesson.
+      lines_min, lines_max: lines per chunk.
+      demonstrate: False copies chunks of random pieces line by line; True shows the format on generated episodes,
+        with a random choice of what to store.
+      chunks: chunks per demonstrated episode; memory fills up along them.
       rate_low, rate_high, update_rate: see `Demonstrator`.
     """
 
     steps: int
-    sentences_min: int
-    sentences_max: int
-    chunks: int
+    lines_min: int
+    lines_max: int
     demonstrate: bool
+    chunks: int = 8
     rate_low: float = 0.2
     rate_high: float = 0.6
     update_rate: float = 0.5
-
-    def writer(self) -> Writer:
-        return Demonstrator(self.rate_low, self.rate_high, self.update_rate) if self.demonstrate else copier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,18 +64,77 @@ class Rows:
 
 
 def demonstrations(
-    engine: Engine, tokenizer: Tokenizer, world: WorldConfig, stage: StageConfig, episodes: int, seed: int, first: int
+    engine: Engine, tokenizer: Tokenizer, world: WorldConfig, lesson: LessonConfig, count: int, seed: int, first: int
 ) -> Rows:
-    """Rows of `episodes` episodes of the training split, numbered from `first`, in random order.
+    """Rows of `count` episodes of the training split, numbered from `first`, in random order.
 
     A function of the arguments alone, so that an interrupted warm start sees the same rows again.
     """
-    world = dataclasses.replace(world, sentences_min=stage.sentences_min, sentences_max=stage.sentences_max)
-    chosen = [generate_episode(world, "train", first + i, chunks=stage.chunks, seed=seed) for i in range(episodes)]
-    chunk_capacity = engine.rollout.prompt_tokens
-    batch = tokenize_episodes(chosen, tokenizer, max_chunks=stage.chunks, chunk_capacity=chunk_capacity)
-    batch = batch.replace(episode_index_B=np.arange(first, first + episodes, dtype=np.int32))
-    t = scripted_rollout(engine, tokenizer, chosen, batch, stage.writer(), seed)
+    world = dataclasses.replace(world, sentences_min=lesson.lines_min, sentences_max=lesson.lines_max)
+    chosen = [generate_episode(world, "train", first + i, chunks=lesson.chunks, seed=seed) for i in range(count)]
+    batch = tokenize_episodes(
+        chosen,
+        tokenizer,
+        max_chunks=lesson.chunks,
+        chunk_capacity=engine.rollout.prompt_tokens,
+        episode_indices=np.arange(first, first + count),
+    )
+    writer = Demonstrator(lesson.rate_low, lesson.rate_high, lesson.update_rate)
+    t = scripted_rollout(engine, tokenizer, chosen, batch, writer, seed)
     fits = (t.prompt_len_NT <= engine.rollout.prompt_tokens) & t.active_NT & (t.reply_len_NT > 0)
     rows = Rows(t.prompt_NTP[fits], t.prompt_len_NT[fits], t.reply_NTR[fits], t.reply_len_NT[fits])
     return rows.take(np.random.default_rng([seed, first]).permutation(len(rows.prompt_len_M)))
+
+
+def copying_rows(
+    engine: Engine, tokenizer: Tokenizer, lesson: LessonConfig, count: int, seed: int, first: int
+) -> Rows:
+    """Rows that copy every line of a chunk of random pieces into a random list.
+
+    No line can be guessed, so the loss falls only by learning to copy, and any text can be copied afterwards.
+    """
+    rng = np.random.default_rng([seed, first, lesson.lines_max])
+    pieces = copyable_pieces(tokenizer)
+    newline = tokenizer.encode("\n")
+    R = engine.rollout.reply_tokens
+    chunks, replies = [], []
+    for _ in range(count):
+        lines = [
+            rng.choice(pieces, rng.integers(*LINE_PIECES)).tolist()
+            for _ in range(rng.integers(lesson.lines_min, lesson.lines_max + 1))
+        ]
+        chunks.append([token for i, line in enumerate(lines) for token in (newline if i else []) + line])
+        calls = [call_segments(*insert(LISTS[rng.integers(2)], ""), engine.rollout.wire) for _ in lines]
+        reply = [token for call, line in zip(calls, lines, strict=True) for token in _filled(call, line, tokenizer)]
+        replies.append([*reply, tokenizer.eos_id])
+    kept = [i for i in range(count) if len(replies[i]) <= R]
+    chunk_MC, chunk_len_M = _padded([chunks[i] for i in kept])
+    memory = empty_memory(engine.memory, (len(kept),))
+    prompt_MP, prompt_len_M = jax.device_get(jax.jit(lambda m, c, n: render_batch(engine, m, c, n))(memory, chunk_MC, chunk_len_M))
+    reply_MR, reply_len_M = _padded([replies[i] for i in kept], R)
+    rows = Rows(prompt_MP, prompt_len_M, reply_MR, reply_len_M)
+    return rows.take(np.flatnonzero(prompt_len_M <= engine.rollout.prompt_tokens))
+
+
+def copyable_pieces(tokenizer: Tokenizer) -> np.ndarray:
+    """Ids of the pieces (frames are none) that stand for themselves inside a JSON string."""
+
+    def stands_for_itself(token: int) -> bool:
+        text = tokenizer.token_bytes(token)
+        return not set(text) & _JSON_SPECIAL and tokenizer.encode(text.decode("utf-8", "replace")) == [token]
+
+    return np.array([token for token in range(1, tokenizer.vocab_size) if stands_for_itself(token)])
+
+
+def _filled(call: Sequence[tuple[str, bool]], line: list[int], tokenizer: Tokenizer) -> list[int]:
+    """The call's frames with the tokens of `line` where its empty content stands."""
+    frames = [tokenizer.encode_trusted(text) for text, is_frame in call if is_frame]
+    return [*(token for frame in frames[:-1] for token in frame), *line, *frames[-1]]
+
+
+def _padded(rows: Sequence[Sequence[int]], size: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    length_M = np.array([len(row) for row in rows], np.int32)
+    padded = np.zeros((len(rows), max(size, int(length_M.max()))), np.int32)
+    for m, row in enumerate(rows):
+        padded[m, : len(row)] = row
+    return padded, length_M

@@ -55,8 +55,9 @@ class TrainState:
 
 
 def init_state(params: dict, optimizer: optax.GradientTransformation) -> TrainState:
-    zero = jnp.zeros((), jnp.int32)
-    return TrainState(params, optimizer.init(params), zero, zero, zero)
+    """A fresh state; every counter has a buffer of its own, since the state is donated."""
+    counters = (jnp.zeros((), jnp.int32) for _ in range(3))
+    return TrainState(params, optimizer.init(params), *counters)
 
 
 @flax.struct.dataclass
@@ -182,4 +183,4 @@ def update(
         return state, {name: value / weight for name, value in sums.items()} | norms | {"loss": loss}
 
     state, metrics = jax.lax.scan(one_minibatch, state, blocks)
-    return state.replace(step=state.step + 1), jax.tree.map(jnp.mean, metrics)
+    return dataclasses.replace(state, step=state.step + 1), jax.tree.map(jnp.mean, metrics)

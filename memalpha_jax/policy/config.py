@@ -19,8 +19,9 @@ class PolicyConfig:
       ff: F, hidden size of the gated MLP.
       rope_theta: base of the rotary frequencies.
       norm_eps: epsilon of every RMSNorm.
-      qk_norm_init: initial gain of the qk-norms. Above 1 sharpens attention at the start, which small copying
-        models trained from nothing profit from; 1.0 is Qwen3's.
+      init: "qwen3" (normal, 0.02 for the embedding), or "copying", which starts a small model close to where it
+        has to go to copy text (see `model.copying_init`).
+      qk_norm_init: initial gain of the qk-norms. Above 1 sharpens attention at the start; 1.0 is Qwen3's.
       scan_layers: one `lax.scan` over the layers instead of a Python loop: compiles faster for deep models,
         runs 25-35 % slower on CPU for shallow ones.
       remat: recompute each layer's activations in the backward pass.
@@ -36,6 +37,7 @@ class PolicyConfig:
     ff: int = 384
     rope_theta: float = 10_000.0
     norm_eps: float = 1e-6
+    init: str = "qwen3"
     qk_norm_init: float = 1.0
     scan_layers: bool = False
     remat: bool = False

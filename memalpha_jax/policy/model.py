@@ -13,8 +13,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from memalpha_jax.errors import UserError
 from memalpha_jax.policy.attention import attend
 from memalpha_jax.policy.config import PolicyConfig
+
+INITS = ("qwen3", "copying")
+QWEN_EMBED, COPYING_EMBED, COPYING_OUT = 0.02, 0.1, 0.2
 
 
 class LayerCache(NamedTuple):
@@ -73,7 +77,7 @@ class Qwen3(nn.Module):
             "up": (dense, (c.width, c.ff)),
             "down": (out, (c.ff, c.width)),
         }
-        self.embed = self.param("embed", nn.initializers.normal(0.02), (c.vocab_size, c.width))
+        self.embed = self.param("embed", nn.initializers.normal(QWEN_EMBED), (c.vocab_size, c.width))
         self.layers = {n: self.param(n, init, (c.layers, *shape)) for n, (init, shape) in shapes.items()}
         self.norm = self.param("norm", ones, (c.width,))
 
@@ -159,6 +163,31 @@ def decoder_layer(
 
 
 def init_params(config: PolicyConfig, key: jax.Array) -> dict:
-    """Random parameters, float32."""
-    tokens = jnp.zeros((1, 2), jnp.int32)
-    return Qwen3(config).init(key, tokens)["params"]
+    """Random parameters, float32; UserError for an unknown `config.init`."""
+    if config.init not in INITS:
+        raise UserError(f"policy.init is {config.init!r}; known: {', '.join(INITS)}")
+    init_key, bias_key = jax.random.split(key)
+    params = Qwen3(config).init(init_key, jnp.zeros((1, 2), jnp.int32))["params"]
+    return copying_init(config, params, bias_key) if config.init == "copying" else params
+
+
+def copying_init(config: PolicyConfig, params: dict, key: jax.Array) -> dict:
+    """Moves random parameters towards a copying circuit, the one skill this task cannot do without.
+
+    A copying ("induction") circuit needs a head that looks at the previous token and a head that looks for the
+    token just written. Plain random weights make both hard to find, for reasons that can be removed:
+    the projections have no biases, so a head can attend by position alone only if all embeddings share a
+    direction (one is added); queries and keys start unrelated, so equal contents do not attract (keys start as
+    the mean of the queries that read them); what a head reads and what it writes lie in unrelated spaces (output
+    projections start as the transpose of the value projections, so that a head moves tokens as they are); and
+    fresh layers drown the small embeddings in the residual stream (embeddings start larger, outputs smaller).
+    """
+    L, D, heads = config.layers, config.width, config.heads // config.kv_heads
+    embed = params["embed"] * (COPYING_EMBED / QWEN_EMBED)
+    shared_D = COPYING_EMBED * jax.random.normal(key, (D,))
+    q = params["q"].reshape(L, D, config.kv_heads, heads, config.head_dim)
+    k = (q.mean(axis=3) * heads**0.5).reshape(L, D, -1)
+    v = params["v"].reshape(L, D, config.kv_heads, config.head_dim)
+    o = jnp.repeat(v, heads, axis=2).transpose(0, 2, 3, 1).reshape(L, -1, D)
+    small = {"o": COPYING_OUT * o, "down": COPYING_OUT * params["down"]}
+    return {**params, **small, "embed": embed + shared_D, "k": k}

@@ -15,6 +15,7 @@ from memalpha_jax.policy.tokenizer import Tokenizer
 from memalpha_jax.rollout.rollout import Engine, RolloutConfig
 from memalpha_jax.tools.prompts import load_template
 from memalpha_jax.tools.reply import parse_replies
+from memalpha_jax.tools.schemas import tools_text
 
 
 def make_engine(
@@ -41,7 +42,9 @@ def make_engine(
         memory=memory,
         rollout=rollout,
         sampling=SamplingConfig(rollout.reply_tokens, temperature, tokenizer.eos_id),
-        tables=compile_template(load_template(rollout.template), tokenizer, memory),
+        tables=compile_template(
+            load_template(rollout.template), tokenizer, memory, tools_text(rollout.wire, memory.enabled)
+        ),
         parser=parser,
         mesh=mesh,
     )

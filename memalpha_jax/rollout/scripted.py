@@ -25,7 +25,7 @@ from memalpha_jax.policy.tokenizer import Tokenizer
 from memalpha_jax.rollout.rollout import Engine, apply_batch, render_batch
 from memalpha_jax.rollout.trajectory import Trajectory
 from memalpha_jax.tools.calls import MEMORY_NAMES
-from memalpha_jax.tools.wire import format_call
+from memalpha_jax.tools.wire import call_segments
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,9 +122,12 @@ class Demonstrator:
 
 
 def encode_reply(calls: Sequence[Call], tokenizer: Tokenizer, wire: str) -> list[int]:
-    """Tokens of a reply holding `calls`, end token included."""
-    text = "".join(format_call(name, arguments, wire) for name, arguments in calls)
-    return [*tokenizer.encode_trusted(text), tokenizer.eos_id]
+    """Tokens of a reply holding `calls`, end token included; only the frames of calls become single tokens."""
+    ids: list[int] = []
+    for name, arguments in calls:
+        for text, is_frame in call_segments(name, arguments, wire):
+            ids += tokenizer.encode_trusted(text) if is_frame else tokenizer.encode(text)
+    return [*ids, tokenizer.eos_id]
 
 
 def fit_reply(calls: Sequence[Call], tokenizer: Tokenizer, wire: str, limit: int) -> list[int]:

@@ -24,11 +24,13 @@ class StepRecord:
     """One chunk step of N trajectories, as numpy arrays.
 
     Attributes:
+      core_len_N: int32, tokens of the core that the prompt showed.
       prompt_len_N: int32; a row over the prompt's limit got no reply.
       reply_NR, reply_len_N: int32 tokens, end token included.
       calls: CallBatch [N, K] as parsed. statuses_NK: int32, what became of each call.
     """
 
+    core_len_N: np.ndarray
     prompt_len_N: np.ndarray
     reply_NR: np.ndarray
     reply_len_N: np.ndarray
@@ -68,7 +70,8 @@ class Steps:
         fits_N = prompt_len_N <= self.engine.rollout.prompt_tokens
         active_N = jnp.asarray(active_N) & fits_N
         replies = self._reply(params, prompt_NP, prompt_len_N, key_N, np.int32(step), active_N)
-        prompt_len_N, reply_NR, reply_len_N = jax.device_get((prompt_len_N, *replies))
+        seen = jax.device_get((memory.core_len, prompt_len_N, *replies))
+        _, _, reply_NR, reply_len_N = seen
         calls, _ = self.engine.parser(reply_NR, reply_len_N)
         memory, statuses_NK = self.apply(memory, calls, np.int32(step))
-        return memory, StepRecord(prompt_len_N, reply_NR, reply_len_N, calls, np.asarray(statuses_NK))
+        return memory, StepRecord(*seen, calls, np.asarray(statuses_NK))
