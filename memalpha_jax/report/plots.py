@@ -44,7 +44,7 @@ def draw_curves(metrics: Sequence[Mapping[str, Any]], rows: Sequence[Row], sourc
         _accuracy_panel(axes[0, 1], metrics, own)
         _kinds_panel(axes[1, 0], own)
         _length_panel(axes[1, 1], own)
-        figure.suptitle(f"Held-out {source} episodes", fontsize=14)
+        figure.suptitle(f"Training and held-out evaluation: {source} episodes", fontsize=14)
         png = io.BytesIO()
         figure.savefig(png, format="png", dpi=110)
         return png.getvalue()
@@ -104,9 +104,10 @@ def _kinds_panel(axis: Axes, rows: Sequence[Row]) -> None:
         shown = [own[kind] for kind in kinds if kind in own]
         style = {"color": COLOURS.get(policy), "label": policy}
         axis.bar(places, [100 * r.accuracy for r in shown], width, yerr=_errors(shown), capsize=1.5, **style)
-    axis.set_xticks(range(len(kinds)), [kind.replace("_", "\n") for kind in kinds], fontsize=9)
-    axis.set_ylim(0, 102)
-    _finish(axis, "Accuracy by question kind at 1x, with 95 % intervals", "", "accuracy in %")
+    axis.set_xticks(range(len(kinds)), [kind.replace("_", "\n") for kind in kinds], fontsize=8)
+    axis.set_ylim(0, 116)  # room for the legend above the bars
+    axis.set_yticks(range(0, 101, 20))
+    _finish(axis, "Accuracy by question kind at 1x, with 95 % intervals", "", "accuracy in %", columns=5)
 
 
 def _length_panel(axis: Axes, rows: Sequence[Row]) -> None:
@@ -138,12 +139,13 @@ def _lengths(rows: Sequence[Row]) -> list[str]:
     return sorted({row.length for row in rows}, key=lambda length: int(length.rstrip("x")))
 
 
-def _finish(axis: Axes, title: str, x: str, y: str) -> None:
+def _finish(axis: Axes, title: str, x: str, y: str, columns: int = 1) -> None:
     axis.set_title(title, fontsize=11)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
     axis.grid(alpha=0.3)
     if axis.get_legend_handles_labels()[1]:
-        axis.legend(fontsize=8, loc="best", framealpha=0.85)
+        place = "best" if columns == 1 else "upper center"
+        axis.legend(fontsize=8, loc=place, ncol=columns, framealpha=0.85, columnspacing=1.0)
     else:
         axis.text(0.5, 0.5, "nothing was logged", ha="center", va="center", transform=axis.transAxes)
