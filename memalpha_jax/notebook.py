@@ -145,9 +145,14 @@ def by_hand(book: Notebook, text: str) -> Origin:
 
 
 def ask(book: Notebook, question: str, reader: Reader | None = None) -> str:
-    """The answer that the memory gives; "" if nothing in it does."""
+    """The answer that the memory gives; "" if nothing in it does.
+
+    A sentence with all words of the question in their order is believed first, then the one nearest to it.
+    """
     lists = (book.texts(MemoryType.EPISODIC), book.texts(MemoryType.SEMANTIC))
-    return (reader or ExtractiveReader()).answer([ReaderQuery(question, book.core, *lists)])[0]
+    queries = [ReaderQuery(question, book.core, *lists, data_source=rule) for rule in ("generated", "")]
+    exact, near = (reader or ExtractiveReader()).answer(queries)
+    return exact or near
 
 
 def listing(book: Notebook) -> str:
