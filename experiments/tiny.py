@@ -22,7 +22,7 @@ def get_config():
     config.policy.qk_norm_init = 1.3
 
     # Memory and prompt: what a small model can look at.
-    config.memory.core_tokens = 64
+    config.memory.core_tokens = 32
     config.memory.items = 32
     config.memory.arena_tokens = 512
     config.memory.shown_items = 1

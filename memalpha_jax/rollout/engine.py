@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from memalpha_jax.memory.render import compile_template
-from memalpha_jax.memory.state import MemoryConfig
+from memalpha_jax.memory.state import MemoryConfig, empty_memory
 from memalpha_jax.policy.config import PolicyConfig
 from memalpha_jax.policy.generate import SamplingConfig
 from memalpha_jax.policy.tokenizer import Tokenizer
-from memalpha_jax.rollout.rollout import Engine, RolloutConfig
+from memalpha_jax.rollout.rollout import Engine, RolloutConfig, render_batch
 from memalpha_jax.tools.prompts import load_template
 from memalpha_jax.tools.reply import parse_replies
 from memalpha_jax.tools.schemas import tools_text
@@ -47,4 +48,21 @@ def make_engine(
         ),
         parser=parser,
         mesh=mesh,
+    )
+
+
+def chunk_budget(engine: Engine) -> int:
+    """The longest chunk, in tokens, that fits the prompt beside an empty memory."""
+    memory = empty_memory(engine.memory, (1,))
+    _, length_N = render_batch(engine, memory, jnp.zeros((1, 1), jnp.int32), jnp.zeros((1,), jnp.int32))
+    return engine.rollout.prompt_tokens - int(length_N[0])
+
+
+def room_for(engine: Engine, steps: int) -> MemoryConfig:
+    """The memory sizes that hold whatever `steps` replies can write."""
+    rollout, memory = engine.rollout, engine.memory
+    return dataclasses.replace(
+        memory,
+        items=max(memory.items, steps * rollout.max_calls),
+        arena_tokens=max(memory.arena_tokens, steps * rollout.reply_tokens),
     )

@@ -46,10 +46,7 @@ class RolloutConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """Everything static that a rollout needs, besides the parameters.
-
-    `eq=False` semantics are not wanted: an Engine is closed over by a jitted function, never passed to one.
-    """
+    """Everything static that a rollout needs, besides the parameters; jitted functions close over it."""
 
     policy: PolicyConfig
     memory: MemoryConfig
@@ -58,6 +55,10 @@ class Engine:
     tables: RenderTables
     parser: Parser
     mesh: Mesh | None = None
+
+    def with_parser(self, parser: Parser) -> Engine:
+        """The same engine with another parser."""
+        return dataclasses.replace(self, parser=parser)
 
 
 def trajectory_keys(seed: int, step: jax.Array | int, episode_N: jax.Array, member_N: jax.Array) -> jax.Array:

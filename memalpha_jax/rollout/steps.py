@@ -70,8 +70,10 @@ class Steps:
         fits_N = prompt_len_N <= self.engine.rollout.prompt_tokens
         active_N = jnp.asarray(active_N) & fits_N
         replies = self._reply(params, prompt_NP, prompt_len_N, key_N, np.int32(step), active_N)
-        seen = jax.device_get((memory.core_len, prompt_len_N, *replies))
-        _, _, reply_NR, reply_len_N = seen
+        core_len_N, prompt_len_N, reply_NR, reply_len_N = jax.device_get(
+            (memory.core_len, prompt_len_N, *replies)
+        )
         calls, _ = self.engine.parser(reply_NR, reply_len_N)
         memory, statuses_NK = self.apply(memory, calls, np.int32(step))
-        return memory, StepRecord(*seen, calls, np.asarray(statuses_NK))
+        statuses_NK = np.asarray(statuses_NK)
+        return memory, StepRecord(core_len_N, prompt_len_N, reply_NR, reply_len_N, calls, statuses_NK)

@@ -1,0 +1,217 @@
+"""GRPO: a policy learns, from the answers its memory supports, what to write into that memory.
+
+    python -m memalpha_jax.train --config=experiments/tiny.py --workdir=runs/tiny
+    python -m memalpha_jax.train --config=experiments/tiny.py --workdir=runs/lr --config.grpo.optimizer.lr=3e-4 \\
+        --config.policy.path=runs/tiny/warm_start
+
+Starts from --config.policy.path, by default WORKDIR/warm_start. A step is: draw episodes, roll out, score, normalise
+the rewards within groups, update. Everything the run writes is in WORKDIR (config.json, metrics.jsonl, timings.jsonl,
+tensorboard/, traces/, checkpoints/). The same command goes on where it was stopped or killed, to the same result.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from memalpha_jax.checkpoints import Checkpoints, abstract
+from memalpha_jax.command_line import define_flags, load_config_flag
+from memalpha_jax.comparison import greedy_engine
+from memalpha_jax.config import to_dict
+from memalpha_jax.episodes.iterator import EpisodeIterator
+from memalpha_jax.episodes.sources import load_episodes
+from memalpha_jax.errors import UserError, run_main
+from memalpha_jax.evaluation import PolicyWriter, answer_from_memories
+from memalpha_jax.experiment import Config, open_run
+from memalpha_jax.grpo.advantages import group_advantages, group_ids
+from memalpha_jax.grpo.learner import TrainState, init_state, update
+from memalpha_jax.metrics_log import MetricsLog
+from memalpha_jax.policy.optimizer import make_optimizer
+from memalpha_jax.policy.policy import Policy, load_policy
+from memalpha_jax.policy.sharding import make_mesh, tree_shardings
+from memalpha_jax.report.traces import trace_records
+from memalpha_jax.rewards.judge import RulesJudge
+from memalpha_jax.rewards.reader import ExtractiveReader
+from memalpha_jax.rewards.reward import reward_metrics
+from memalpha_jax.rewards.scoring import score_trajectories
+from memalpha_jax.rollout.collect import make_collector
+from memalpha_jax.rollout.cost import ClockedParser, time_parts
+from memalpha_jax.rollout.engine import make_engine
+from memalpha_jax.rollout.statistics import trajectory_metrics
+from memalpha_jax.stop_signal import StopSignal
+from memalpha_jax.workdir import Workdir, exclusive, write_traces
+
+
+def starting_policy(config: Config, workdir: Workdir) -> Policy:
+    """The policy that training starts from; UserError when there is none."""
+    path = Path(config.policy.path) if config.policy.path else workdir.root / "warm_start"
+    if not path.exists():
+        raise UserError(
+            f"no policy to start from: {path} does not exist; run `python -m memalpha_jax.warmstart` with the same "
+            "--config and --workdir first, or set --config.policy.path to a trained one"
+        )
+    return load_policy(path)
+
+
+class Trainer:
+    """One run: everything made once, and `step`, which does one GRPO step."""
+
+    def __init__(self, config: Config, workdir: Workdir):
+        self.config, self.workdir = config, workdir
+        self.start = start = starting_policy(config, workdir)
+        self.tokenizer = start.tokenizer
+        self.mesh = make_mesh(config.mesh)
+        engine = make_engine(start.config, config.memory, config.rollout, self.tokenizer, mesh=self.mesh)
+        self.parser = ClockedParser(engine.parser)
+        self.engine = engine.with_parser(self.parser)
+        count = lambda text: len(self.tokenizer.encode(text))  # noqa: E731
+        self.episodes = load_episodes(config.episodes, "train", count)
+        self.held_out = load_episodes(config.episodes, "eval", count)[: config.run.evaluate_episodes]
+        self.iterator = EpisodeIterator(len(self.episodes), config.grpo.episodes, config.seed)
+        self.collect = make_collector(self.engine, self.tokenizer, self.episodes, config.grpo.group, config.seed)
+        self.reader, self.judge = ExtractiveReader(one_value=config.rewards.one_value), RulesJudge()
+        self.optimizer = make_optimizer(config.grpo.optimizer, config.grpo.steps)
+        self.state = self._place(init_state(start.params, self.optimizer))
+        # Held only where the objective asks for it.
+        self.reference = self._place(start.params) if config.grpo.objective.kl_coef != 0 else None
+        self.update = jax.jit(
+            functools.partial(
+                update,
+                policy=self.engine.policy,
+                config=config.grpo,
+                temperature=config.rollout.temperature,
+                optimizer=self.optimizer,
+            ),
+            donate_argnums=0,
+        )
+        self.meta = {"config": to_dict(config), "tokenizer": self.tokenizer.files()}
+        policy_now = Policy(start.config, None, self.tokenizer, config.memory, config.rollout)
+        self.writer = PolicyWriter(greedy_engine(policy_now), self.tokenizer, config.evaluation.batch, config.seed)
+
+    def _place(self, tree: Any) -> Any:
+        return jax.device_put(tree, tree_shardings(tree, self.mesh))
+
+    def restore(self, checkpoints: Checkpoints) -> int | None:
+        """Continues from the newest sound checkpoint; returns its step, None at a fresh start."""
+        restored = checkpoints.restore(abstract(self.state))
+        if restored is None:
+            return None
+        self.state = restored.state
+        self.iterator.set_state(restored.meta["iterator"])
+        logging.info("continuing at step %d of %d", restored.step, self.config.grpo.steps)
+        return restored.step
+
+    def save(self, checkpoints: Checkpoints, step: int) -> None:
+        checkpoints.save(step, self.state, {**self.meta, "iterator": self.iterator.get_state()})
+
+    def step(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Step number `step` (from 1): returns metrics, which the run determines, and timings in seconds."""
+        config, clock = self.config, time.monotonic
+        begin = clock()
+        indices = next(self.iterator)
+        self.parser.reset()
+        trajectory, batch = jax.block_until_ready(self.collect(self.state.params, step, indices))
+        rolled = clock()
+        G = config.grpo.group
+        episodes_N = [self.episodes[i] for i in indices for _ in range(G)]
+        episode_N = np.repeat(np.asarray(indices), G)
+        chunk_tokens_N = np.repeat(np.asarray(batch.chunk_len_BT).sum(axis=1), G)
+        rewards, applied, answers = score_trajectories(
+            trajectory, episodes_N, chunk_tokens_N, self.tokenizer, config.rewards, self.reader, self.judge, episode_N
+        )
+        sources = [episode.data_source for episode in episodes_N]
+        _, source_N = np.unique(sources, return_inverse=True)
+        group_NT = group_ids(config.grpo.grouping, episode_N, source_N, rewards.total_NT.shape[1])
+        advantage_NT = group_advantages(rewards.total_NT, rewards.chunk_mask_NT, group_NT)
+        scored = clock()
+        self.state, learned = jax.block_until_ready(self.update(self.state, self.reference, trajectory, advantage_NT))
+        timings = {
+            "rollout": rolled - begin,
+            "parse": self.parser.seconds,
+            "reward": scored - rolled,
+            "update": clock() - scored,
+        }
+        metrics = reward_metrics(rewards, sources) | trajectory_metrics(trajectory, applied)
+        metrics |= {f"update/{name}": float(value) for name, value in learned.items()}
+        metrics |= {"update/skipped": int(self.state.skipped)}
+        if step == 1 or step % config.run.trace_every == 0:
+            records = trace_records(trajectory, episodes_N, rewards, answers, self.tokenizer, every=G)
+            write_traces(self.workdir, step, records)
+        if step == 1:
+            timings |= time_parts(self.engine, self.state.params, trajectory)
+        if int(self.state.skipped_in_a_row) >= config.grpo.max_skipped:
+            raise UserError(
+                f"step {step}: the gradient was not finite {config.grpo.max_skipped} times in a row; lower "
+                "--config.grpo.optimizer.lr, or look at the traces and metrics of this workdir"
+            )
+        return metrics, timings
+
+    def evaluate(self) -> dict[str, float]:
+        """Greedy accuracy on a few held-out episodes, for the curve."""
+        memories = self.writer.write(self.state.params, self.held_out)
+        scores = answer_from_memories(self.held_out, memories, ExtractiveReader(one_value=True))
+        return {
+            "eval/accuracy": float(np.mean([np.mean(own) for own in scores])),
+            "eval/memory_tokens": float(np.mean([memory.tokens for memory in memories])),
+        }
+
+
+def is_due(step: int, every: int, last: int) -> bool:
+    """Whether something done every so many steps, and at the last, is due; 0 turns it off."""
+    return every > 0 and (step % every == 0 or step == last)
+
+
+def log_step(step: int, total: int, metrics: dict[str, float], timings: dict[str, float]) -> None:
+    evaluated = f"  held-out {100 * metrics['eval/accuracy']:.1f} %" if "eval/accuracy" in metrics else ""
+    logging.info(
+        "step %4d/%d  reward %.3f  r1 %.3f  calls %.2f  repeats %.1f %%  %.2f s%s",
+        step,
+        total,
+        metrics["reward/all/total"],
+        metrics["reward/all/r1"],
+        metrics["rollout/calls_per_chunk"],
+        100 * metrics["reward/all/near_duplicate_rate"],
+        timings["rollout"] + timings["reward"] + timings["update"],
+        evaluated,
+    )
+
+
+def train(config: Config, workdir: Workdir) -> None:
+    """Runs, or continues, one training run to its last step or until asked to stop."""
+    total = config.grpo.steps
+    with Checkpoints(workdir.checkpoints, config.run.keep) as checkpoints, StopSignal() as stop:
+        trainer = Trainer(config, workdir)
+        done = trainer.restore(checkpoints)
+        with MetricsLog(workdir, done) as log:
+            for step in range((done or 0) + 1, total + 1):
+                metrics, timings = trainer.step(step)
+                if step == 1 or is_due(step, config.run.evaluate_every, total):
+                    metrics |= trainer.evaluate()
+                log.log(step, metrics, timings)
+                log_step(step, total, metrics, timings)
+                if stop.requested or is_due(step, config.run.save_every, total):
+                    trainer.save(checkpoints, step)
+                if stop.requested:
+                    print(f"{stop.name}: saved step {step} of {total}; the same command goes on from there")
+                    return
+    print(f"training finished: {workdir.checkpoints}")
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    config = load_config_flag(Config)
+    workdir = open_run(config)
+    with exclusive(workdir):
+        train(config, workdir)
+
+
+if __name__ == "__main__":
+    define_flags()
+    run_main(main)
