@@ -14,6 +14,7 @@ import collections
 import dataclasses
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from absl import flags
 
 from memalpha_jax import notebook
 from memalpha_jax.command_line import define_flags
-from memalpha_jax.episodes.chunkers import chunk_text
+from memalpha_jax.episodes.chunkers import CountTokens, chunk_text, pack
 from memalpha_jax.errors import UserError, run_main
 from memalpha_jax.memory.state import MemoryState, MemoryType, empty_memory, grow_for
 from memalpha_jax.notebook import Notebook, Origin, printable
@@ -107,7 +108,7 @@ class MemoryAgent:
         """
         results: list[CallResult] = []
         at, limit = 0, self.policy.rollout.prompt_tokens
-        waiting = collections.deque(chunk_text(text, self._chunk_budget(), self._count))
+        waiting = collections.deque(cut_text(text, self._chunk_budget(), self._count))
         while waiting:
             chunk = waiting.popleft()
             self._state, record = self._read(chunk)
@@ -126,7 +127,7 @@ class MemoryAgent:
 
     def ask(self, question: str) -> str:
         """The answer that the memory alone gives; "" if nothing in it does."""
-        return notebook.ask(self._book, question)
+        return notebook.ask(self._book, question).text
 
     def edit(self, note_id: int, text: str) -> None:
         """Replaces the text of an item; UserError for an unknown id."""
@@ -221,6 +222,15 @@ class MemoryAgent:
         tokenizer = self.policy.tokenizer
         kept = [token for token in tokens.tolist() if token != tokenizer.eos_id]
         return b"".join(map(tokenizer.token_bytes, kept)).decode("utf-8", "surrogateescape")
+
+
+def cut_text(text: str, max_tokens: int, count_tokens: CountTokens) -> list[str]:
+    """Chunks of at most `max_tokens`: whole blocks between blank lines where they fit, else their parts."""
+    ends = [match.end() for match in re.finditer(r"\n[^\S\n]*\n\s*", text)]
+    blocks = [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True)]
+    ranges = pack(len(blocks), lambda i, j: count_tokens("".join(blocks[i:j]).strip()) <= max_tokens)
+    packed = ("".join(blocks[i:j]) for i, j in ranges)
+    return [chunk for part in packed for chunk in chunk_text(part, max_tokens, count_tokens)]
 
 
 def read_text(path: str) -> str:
@@ -329,8 +339,11 @@ def run(args: Any) -> None:
     if args.list:
         print(notebook.listing(book))
     for question in args.ask:
-        answer = printable(notebook.ask(book, question))
-        print(f"Q: {question}\nA: {answer or '(nothing in memory answers this)'}")
+        answer = notebook.ask(book, question)
+        guess = (
+            "" if answer.sure or not answer.text else "  (a guess: no item has all the words of the question)"
+        )
+        print(f"Q: {question}\nA: {printable(answer.text) or '(nothing in memory answers this)'}{guess}")
 
 
 def main(argv: Sequence[str]) -> int | None:
@@ -348,7 +361,7 @@ if __name__ == "__main__":
     define_flags(config=False, workdir=False)
     flags.DEFINE_string("checkpoint", None, "Policy: a workdir, its checkpoints, or one step of them.")
     flags.DEFINE_string("input", None, "Text file to read, or - for standard input.")
-    flags.DEFINE_multi_string("ask", [], "Question to answer from memory; may be repeated.")
+    flags.DEFINE_multi_string("ask", [], "Question to answer from memory.")
     flags.DEFINE_string("memory", None, "Memory file to go on from and save to (default: a new memory.json).")
     flags.DEFINE_bool("list", False, "Show the memory with where each item came from.")
     flags.DEFINE_multi_string("edit", [], "ID:TEXT, replaces an item's text (ID core: the core paragraph).")

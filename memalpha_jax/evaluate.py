@@ -6,13 +6,14 @@
 
 Reads WORKDIR/warm_start and WORKDIR/checkpoints; writes results.json, results.md, curves.png and example.txt
 there. Takes about a minute for the tiny policy on two CPU cores. Results of other data sources, from an
-earlier call on the same workdir, are kept.
+earlier call on the same workdir, are kept; a source that is not the workdir's own gets curves-SOURCE.png.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -34,13 +35,17 @@ from memalpha_jax.report.tables import ALL, Row, results_markdown
 from memalpha_jax.workdir import Workdir, atomic_write, read_config
 
 
-def find_policies(workdir: Path, also: Sequence[str]) -> dict[str, Policy]:
+def find_policies(workdir: Path, also: Sequence[str], start: str = "") -> dict[str, Policy]:
     """The policies of a workdir by name, and those named on the command line as NAME=PATH.
+
+    `start`: where training started, by the run's config; used where there is no WORKDIR/warm_start.
 
     Raises:
       UserError: there is none, or a NAME=PATH that is not one.
     """
     places = {"warm_start": workdir / "warm_start", "trained": workdir / "checkpoints"}
+    if start and not places["warm_start"].is_dir():
+        places["warm_start"] = Path(start)
     found = {name: place for name, place in places.items() if place.is_dir()}
     for entry in also:
         name, equals, place = entry.partition("=")
@@ -75,21 +80,21 @@ def read_results(path: Path) -> dict[str, Any]:
         return {}
 
 
-def write_report(workdir: Workdir, results: dict[str, Any], source: str) -> str:
-    """Writes results.json, results.md and curves.png; returns the Markdown."""
+def write_report(workdir: Workdir, results: dict[str, Any], source: str, suffix: str) -> str:
+    """Writes results.json, results.md and the picture of `source`; returns the Markdown."""
     markdown = results_markdown(results)
     metrics = read_metrics(workdir.metrics_file) if workdir.metrics_file.exists() else []
     rows = [Row(**row) for row in results["rows"]]
     atomic_write(workdir.root / "results.json", json.dumps(results, indent=1) + "\n")
     atomic_write(workdir.root / "results.md", markdown)
-    atomic_write(workdir.root / "curves.png", draw_curves(metrics, rows, source))
+    atomic_write(workdir.root / f"curves{suffix}.png", draw_curves(metrics, rows, source))
     return markdown
 
 
-def write_example(workdir: Workdir, config: Config, policy: Policy) -> str:
+def write_example(workdir: Workdir, config: Config, policy: Policy, suffix: str) -> str:
     """Writes a held-out episode as a text file; returns the command that tries the agent on it."""
     episode = held_out_episodes(config, 1, policy)[0]
-    text = workdir.root / "example.txt"
+    text = workdir.root / f"example{suffix}.txt"
     atomic_write(text, "\n\n".join(episode.chunks) + "\n")
     python = os.path.relpath(sys.executable)
     python = python if not python.startswith("..") else "python"
@@ -127,16 +132,20 @@ def main(argv: Sequence[str]) -> None:
     workdir = Workdir(Path(flags.FLAGS.workdir))
     stored = read_config(workdir.root)
     config = build(Config, stored if flags.FLAGS.config is None else flags.FLAGS.config)
-    policies = find_policies(workdir.root, flags.FLAGS.also)
+    start = stored.get("policy", {}).get("path", "")
+    policies = find_policies(workdir.root, flags.FLAGS.also, start)
     results = compare(policies, config)
     source = results["rows"][0]["source"]
+    # Another source than the workdir's own gets files of its own.
+    own = config.episodes.source == stored.get("episodes", {}).get("source")
+    suffix = "" if own else f"-{re.sub('[^A-Za-z0-9]+', '-', source)}"
     everything = merge_results(read_results(workdir.root / "results.json"), results)
-    print(write_report(workdir, everything, source))
+    print(write_report(workdir, everything, source, suffix))
     print(headline(results, source))
-    print(f"{'pictures':<20} {workdir.root / 'curves.png'}")
+    print(f"{'pictures':<20} {workdir.root / f'curves{suffix}.png'}")
     print(f"{'tables':<20} {workdir.root / 'results.md'}, {workdir.root / 'results.json'}")
     best = policies.get("trained") or next(iter(policies.values()))
-    print(f"{'try next':<20} {write_example(workdir, config, best)}")
+    print(f"{'try next':<20} {write_example(workdir, config, best, suffix)}")
 
 
 if __name__ == "__main__":
@@ -147,5 +156,5 @@ if __name__ == "__main__":
         "what the workdir was made with. Keys are set by --config.KEY=VALUE after it.",
         lock_config=True,
     )
-    flags.DEFINE_multi_string("also", [], "NAME=PATH of a further policy to compare with; may be repeated.")
+    flags.DEFINE_multi_string("also", [], "NAME=PATH of a further policy to compare with.")
     run_main(main)

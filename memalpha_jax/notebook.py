@@ -144,15 +144,20 @@ def by_hand(book: Notebook, text: str) -> Origin:
     return Origin(BY_HAND, max(0, book.chunks_read - 1), 0, len(text), excerpt(text, text))
 
 
-def ask(book: Notebook, question: str, reader: Reader | None = None) -> str:
-    """The answer that the memory gives; "" if nothing in it does.
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """`text`, "" if nothing in memory answers; `sure` where a sentence has every word of the question."""
 
-    A sentence with all words of the question in their order is believed first, then the one nearest to it.
-    """
+    text: str
+    sure: bool
+
+
+def ask(book: Notebook, question: str, reader: Reader | None = None) -> Answer:
+    """What the memory answers: from a sentence with all words of the question, else from the nearest one."""
     lists = (book.texts(MemoryType.EPISODIC), book.texts(MemoryType.SEMANTIC))
     queries = [ReaderQuery(question, book.core, *lists, data_source=rule) for rule in ("generated", "")]
     exact, near = (reader or ExtractiveReader()).answer(queries)
-    return exact or near
+    return Answer(exact or near, bool(exact))
 
 
 def listing(book: Notebook) -> str:

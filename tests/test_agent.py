@@ -20,7 +20,7 @@ from tiny_tokenizer import TinyTokenizer
 import memalpha_jax
 from memalpha_jax import agent as agent_module
 from memalpha_jax import notebook
-from memalpha_jax.agent import MemoryAgent, free_name, read_text
+from memalpha_jax.agent import MemoryAgent, cut_text, free_name, read_text
 from memalpha_jax.errors import UserError
 from memalpha_jax.memory.ops import hash_tokens
 from memalpha_jax.memory.state import MemoryType, memory_core, memory_items
@@ -116,6 +116,12 @@ def test_calls_are_applied_reported_and_mirrored(writing):
     assert "unknown id" in str(second[3])
     (note,) = agent.notebook.notes
     assert (note.first.source, note.last.source) == ("text", "more.txt")
+
+
+def test_blocks_between_blank_lines_stay_whole_while_they_fit():
+    text = "aaaa\naaaa\n\nbb\n \n\ncc\n\n" + "d " * 9 + "\n\n"
+    assert cut_text(text, 12, len) == ["aaaa\naaaa", "bb\n \n\ncc", "d d d d d d", "d d d"]
+    assert cut_text("one", 12, len) == ["one"]
 
 
 def test_a_long_text_is_read_whole_in_order_and_within_the_budget(writing):

@@ -75,7 +75,7 @@ def _reward_panel(axis: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
         if steps:
             (line,) = axis.plot(steps, smooth(values), label=label, linewidth=2)
             axis.plot(steps, values, color=line.get_color(), alpha=0.25, linewidth=1)
-    _finish(axis, "Reward while training (smoothed over the raw curve)", "GRPO step", "reward")
+    _finish(axis, "Reward while training, smoothed; components before weighting", "GRPO step", "reward")
 
 
 def _accuracy_panel(axis: Axes, metrics: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> None:
@@ -104,7 +104,7 @@ def _kinds_panel(axis: Axes, rows: Sequence[Row]) -> None:
         shown = [own[kind] for kind in kinds if kind in own]
         style = {"color": COLOURS.get(policy), "label": policy}
         axis.bar(places, [100 * r.accuracy for r in shown], width, yerr=_errors(shown), capsize=1.5, **style)
-    axis.set_xticks(range(len(kinds)), [kind.replace("_", "\n") for kind in kinds], fontsize=8)
+    axis.set_xticks(range(len(kinds)), [kind.replace("_", "\n") for kind in kinds], fontsize=7.5)
     axis.set_ylim(0, 116)  # room for the legend above the bars
     axis.set_yticks(range(0, 101, 20))
     _finish(axis, "Accuracy by question kind at 1x, with 95 % intervals", "", "accuracy in %", columns=5)
