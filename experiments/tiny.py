@@ -11,6 +11,10 @@ from memalpha_jax.experiment import default_config
 def get_config():
     config = default_config()
 
+    # The world: corrections are frequent enough to learn from.
+    config.episodes.world.correction_rate = 0.25
+    config.episodes.chunk_tokens = 72
+
     # Policy: about half a million parameters.
     config.policy.width = 128
     config.policy.layers = 2
@@ -25,15 +29,17 @@ def get_config():
     config.memory.core_tokens = 32
     config.memory.items = 32
     config.memory.arena_tokens = 512
-    config.memory.shown_items = 1
-    config.memory.similar_items = 2
-    config.rollout.prompt_tokens = 160
+    config.memory.shown_items = 0
+    config.memory.similar_items = 5
+    config.rollout.prompt_tokens = 168
     config.rollout.reply_tokens = 80
     config.rollout.max_calls = 8
     config.rollout.template = "compact"
 
     # Reward: the published sum with its holes closed (see README, "What the published reward does instead").
-    config.rewards.r2_weight = 0.2
+    config.rewards.r2_weight = 0.5
+    config.rewards.beta = 0.1
+    config.rewards.gamma = 0.5
     config.rewards.pay_duplicates = False
     config.rewards.one_value = True
 

@@ -34,6 +34,7 @@ from memalpha_jax.policy.optimizer import make_optimizer
 from memalpha_jax.policy.tokenizer import SentencePieceTokenizer, Tokenizer
 from memalpha_jax.rollout.engine import make_engine
 from memalpha_jax.rollout.rollout import Engine
+from memalpha_jax.rollout.steps import Steps
 from memalpha_jax.stop_signal import StopSignal
 from memalpha_jax.tools.prompts import load_template
 from memalpha_jax.tools.wire import call_frames
@@ -58,25 +59,25 @@ def lessons(config: Config) -> list[tuple[str, LessonConfig]]:
     return [("copy_short", w.copy_short), ("copy_long", w.copy_long), ("demonstrate", w.demonstrate)]
 
 
-def make_rows(config: Config, engine: Engine, tokenizer: Tokenizer, lesson: LessonConfig, number: int) -> Rows:
+def make_rows(config: Config, steps: Steps, tokenizer: Tokenizer, lesson: LessonConfig, number: int) -> Rows:
     """Round `number` of a lesson's rows."""
     count = config.warmstart.round_rows
     if not lesson.demonstrate:
-        rows = copying_rows(engine, tokenizer, lesson, count, config.seed, number)
+        rows = copying_rows(steps, tokenizer, lesson, count, config.seed, number)
     else:
         episodes = max(1, count // lesson.chunks)
         world, first = config.episodes.world, number * episodes
-        rows = demonstrations(engine, tokenizer, world, lesson, episodes, config.seed, first)
+        rows = demonstrations(steps, tokenizer, world, lesson, episodes, config.seed, first)
     return rows.crop(SHAPE_MULTIPLE)
 
 
 def batches(config: Config, engine: Engine, tokenizer: Tokenizer, start: int) -> Iterator[tuple[int, str, Rows]]:
     """(step, lesson, rows of one batch) from step `start` to the end; a function of config and start alone."""
-    step, size = 0, config.warmstart.batch
+    step, size, steps = 0, config.warmstart.batch, Steps(engine)
     for name, lesson in lessons(config):
         end, number = step + lesson.steps, 0
         while step < end:
-            rows = make_rows(config, engine, tokenizer, lesson, number)
+            rows = make_rows(config, steps, tokenizer, lesson, number)
             number += 1
             for i in range(len(rows.prompt_len_M) // size):
                 if step >= end:

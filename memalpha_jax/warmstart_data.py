@@ -12,8 +12,8 @@ from memalpha_jax.episodes.batch import tokenize_episodes
 from memalpha_jax.episodes.generated import WorldConfig, generate_episode
 from memalpha_jax.memory.state import LISTS, empty_memory
 from memalpha_jax.policy.tokenizer import Tokenizer
-from memalpha_jax.rollout.rollout import Engine, render_batch
 from memalpha_jax.rollout.scripted import Demonstrator, insert, scripted_rollout
+from memalpha_jax.rollout.steps import Steps
 from memalpha_jax.tools.wire import call_segments
 
 LINE_PIECES = (4, 10)
@@ -31,6 +31,7 @@ class LessonConfig:
       demonstrate: False copies chunks of random pieces line by line; True shows the format on generated episodes,
         with a random choice of what to store.
       chunks: chunks per demonstrated episode; memory fills up along them.
+      correction_rate: of the generated world; higher than there, so that updates are practised.
       rate_low, rate_high, update_rate: see `Demonstrator`.
     """
 
@@ -39,6 +40,7 @@ class LessonConfig:
     lines_max: int
     demonstrate: bool
     chunks: int = 8
+    correction_rate: float = 0.4
     rate_low: float = 0.2
     rate_high: float = 0.6
     update_rate: float = 0.5
@@ -64,13 +66,19 @@ class Rows:
 
 
 def demonstrations(
-    engine: Engine, tokenizer: Tokenizer, world: WorldConfig, lesson: LessonConfig, count: int, seed: int, first: int
+    steps: Steps, tokenizer: Tokenizer, world: WorldConfig, lesson: LessonConfig, count: int, seed: int, first: int
 ) -> Rows:
     """Rows of `count` episodes of the training split, numbered from `first`, in random order.
 
     A function of the arguments alone, so that an interrupted warm start sees the same rows again.
     """
-    world = dataclasses.replace(world, sentences_min=lesson.lines_min, sentences_max=lesson.lines_max)
+    engine = steps.engine
+    world = dataclasses.replace(
+        world,
+        sentences_min=lesson.lines_min,
+        sentences_max=lesson.lines_max,
+        correction_rate=lesson.correction_rate,
+    )
     chosen = [generate_episode(world, "train", first + i, chunks=lesson.chunks, seed=seed) for i in range(count)]
     batch = tokenize_episodes(
         chosen,
@@ -80,20 +88,20 @@ def demonstrations(
         episode_indices=np.arange(first, first + count),
     )
     writer = Demonstrator(lesson.rate_low, lesson.rate_high, lesson.update_rate)
-    t = scripted_rollout(engine, tokenizer, chosen, batch, writer, seed)
+    t = scripted_rollout(steps, tokenizer, chosen, batch, writer, seed)
     fits = (t.prompt_len_NT <= engine.rollout.prompt_tokens) & t.active_NT & (t.reply_len_NT > 0)
     rows = Rows(t.prompt_NTP[fits], t.prompt_len_NT[fits], t.reply_NTR[fits], t.reply_len_NT[fits])
     return rows.take(np.random.default_rng([seed, first]).permutation(len(rows.prompt_len_M)))
 
 
 def copying_rows(
-    engine: Engine, tokenizer: Tokenizer, lesson: LessonConfig, count: int, seed: int, first: int
+    steps: Steps, tokenizer: Tokenizer, lesson: LessonConfig, count: int, seed: int, first: int
 ) -> Rows:
     """Rows that copy every line of a chunk of random pieces into a random list.
 
     No line can be guessed, so the loss falls only by learning to copy, and any text can be copied afterwards.
     """
-    rng = np.random.default_rng([seed, first, lesson.lines_max])
+    engine, rng = steps.engine, np.random.default_rng([seed, first, lesson.lines_max])
     pieces = copyable_pieces(tokenizer)
     newline = tokenizer.encode("\n")
     R = engine.rollout.reply_tokens
@@ -110,7 +118,7 @@ def copying_rows(
     kept = [i for i in range(count) if len(replies[i]) <= R]
     chunk_MC, chunk_len_M = _padded([chunks[i] for i in kept])
     memory = empty_memory(engine.memory, (len(kept),))
-    prompt_MP, prompt_len_M = jax.device_get(jax.jit(lambda m, c, n: render_batch(engine, m, c, n))(memory, chunk_MC, chunk_len_M))
+    prompt_MP, prompt_len_M = jax.device_get(steps.render(memory, chunk_MC, chunk_len_M))
     reply_MR, reply_len_M = _padded([replies[i] for i in kept], R)
     rows = Rows(prompt_MP, prompt_len_M, reply_MR, reply_len_M)
     return rows.take(np.flatnonzero(prompt_len_M <= engine.rollout.prompt_tokens))

@@ -29,7 +29,7 @@ from memalpha_jax.memory.state import MemoryConfig, MemoryType, empty_memory, gr
 from memalpha_jax.report import plots, statistics, tables
 from memalpha_jax.rewards.reader import ExtractiveReader
 from memalpha_jax.rollout.rollout import rollout, trajectory_keys
-from memalpha_jax.rollout.scripted import RandomChooser, copier, oracle, scripted_rollout
+from memalpha_jax.rollout.scripted import Demonstrator, RandomChooser, oracle, scripted_rollout
 from memalpha_jax.tools.calls import CallKind, Status, empty_call_batch
 
 SEMANTIC = MemoryType.SEMANTIC
@@ -93,7 +93,7 @@ def test_scripted_memories_equal_those_of_the_scripted_rollout(writer):
     episodes = generate_episodes(BRIEF, "eval", 3, chunks=3)
     data = tokenize_episodes(episodes, writer.tokenizer, max_chunks=3, chunk_capacity=ROLLOUT.prompt_tokens)
     chooser = RandomChooser(0.6)
-    expected = scripted_rollout(writer.engine, writer.tokenizer, episodes, data, chooser, seed=0)
+    expected = scripted_rollout(writer.steps, writer.tokenizer, episodes, data, chooser, seed=0)
     for written, state in zip(
         writer.write_scripted(episodes, chooser), unstack(expected.memory), strict=True
     ):
@@ -116,9 +116,9 @@ def test_oracle_answers_and_is_counted_as_a_perfect_copier(writer):
     assert 0 < found.memory_share < 1
 
 
-def test_a_copier_is_seen_to_store_chatter_in_random_lists(writer):
+def test_an_undiscerning_writer_is_seen_to_store_chatter_in_random_lists(writer):
     episodes = generate_episodes(BRIEF, "eval", 6, chunks=2)
-    found = call_statistics(episodes, writer.write_scripted(episodes, copier))
+    found = call_statistics(episodes, writer.write_scripted(episodes, Demonstrator(1.0, 1.0, 0.0)))
     lines = [line for episode in episodes for chunk in sentences(episode) for line in chunk]
     assert found.useful_share == pytest.approx(sum(line.useful for line in lines) / len(lines))
     assert 0.3 < found.right_list_share < 0.7

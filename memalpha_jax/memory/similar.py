@@ -1,12 +1,16 @@
-"""The items most like a chunk, on the device: exact BM25Okapi with items for documents and tokens for words.
+"""The items most like a chunk, on the device: BM25Okapi of each item with the passage it is most like.
+
+Items are the documents; pairs of neighbouring tokens are the words.
 
 Sorting the arena by (token, row) makes every term one group of neighbours and every posting one run within
 it: document frequencies, term frequencies and the vocabulary's mean idf are then differences of positions.
 
-Axes: I item rows, A arena tokens, C chunk tokens.
+Axes: I item rows, A arena tokens, C chunk (or query) tokens, W passages.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,48 +18,115 @@ import jax.numpy as jnp
 from memalpha_jax.memory.retrieval import EPSILON, K1, B
 from memalpha_jax.memory.state import MemoryState
 
-TOKEN_BITS = 18  # ids of every vocabulary in use are below 2**18
+TOKEN_BITS = 18  # of a hashed pair
+SORT_KEYS = 2**32 - 1
 NO_TOKEN = jnp.iinfo(jnp.int32).max
 
 
+PASSAGE_TOKENS = 16
+MOST_PASSAGES = 16
+
+
+class Postings(NamedTuple):
+    """The arena sorted by token: everything about a memory's terms that does not depend on the query."""
+
+    token_A: jax.Array
+    row_A: jax.Array
+    run_A: jax.Array  # bool: first position of a term in an item
+    term_start_A: jax.Array  # where the group of this position's term starts
+    idf_A: jax.Array  # at the start of a group
+    saturation_A: jax.Array  # BM25's tf factor at the start of a run
+
+
 def similar_items(state: MemoryState, chunk_C: jax.Array, chunk_len: jax.Array, k: int) -> jax.Array:
-    """int32 [k]: rows of the highest scoring items of both lists, best first, ties by row; then -1."""
-    score_I = jnp.where(state.alive_I, similarity(state, chunk_C, chunk_len), -jnp.inf)
-    best, row = jax.lax.top_k(score_I, min(k, score_I.shape[0]))
-    return jnp.pad(jnp.where(best > -jnp.inf, row, -1), (0, k - row.shape[0]), constant_values=-1)
+    """int32 [k]: rows of the items of both lists most like the chunk, best first, ties by row; then -1.
+
+    An item's score is that for the passage it is most like. Items that are some passage's best come before all
+    others: a chunk is about many things, and one of them must not take every place.
+    """
+    postings, items = build_postings(state), state.length_I.shape[0]
+    passage_WC, length_W = passages(pairs(chunk_C, chunk_len), chunk_len)
+    scores_WI = jax.vmap(lambda query, n: bm25_scores(postings, query, n, items))(passage_WC, length_W)
+    # The first passage counts even when it is empty: an empty chunk scores 0 everywhere.
+    real_W = (length_W > 0) | (jnp.arange(length_W.shape[0]) == 0)
+    scores_WI = jnp.where(real_W[:, None] & state.alive_I, scores_WI, -jnp.inf)
+    score_I, best_W = scores_WI.max(0), scores_WI.argmax(1)
+    leads_I = jnp.zeros(items, bool).at[jnp.where(real_W, best_W, items)].set(True, mode="drop") & state.alive_I
+    order_I = jnp.lexsort((-score_I, ~leads_I))[:k]
+    row = jnp.where(state.alive_I[order_I], order_I, -1)
+    return jnp.pad(row, (0, k - row.shape[0]), constant_values=-1)
 
 
-def similarity(state: MemoryState, chunk_C: jax.Array, chunk_len: jax.Array) -> jax.Array:
-    """float32 [I]: BM25Okapi score of each item for the chunk's first `chunk_len` tokens; token ids below
-    2**18."""
+def pairs(tokens: jax.Array, lengths: jax.Array) -> jax.Array:
+    """int32: every token with its successor as one number below 2**18 (hashed); the last one with 0.
+
+    Single tokens say little: the pieces of a name belong to many names, their sequence to one.
+
+    Args:
+      tokens: [C]. lengths: how many of them are real, or bool [C], True where a text ends.
+    """
+    last_C = jnp.arange(tokens.shape[0]) == lengths - 1 if jnp.ndim(lengths) == 0 else lengths
+    follower_C = jnp.where(last_C, 0, jnp.roll(tokens, -1)).astype(jnp.uint32)
+    mixed_C = (tokens.astype(jnp.uint32) * jnp.uint32(0x9E3779B1)) ^ (follower_C * jnp.uint32(0x85EBCA77))
+    return ((mixed_C ^ (mixed_C >> 15)) * jnp.uint32(0xC2B2AE3D) >> (32 - TOKEN_BITS)).astype(jnp.int32)
+
+
+def passages(chunk_C: jax.Array, chunk_len: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Overlapping passages [W, size] of a chunk and their lengths: 16 tokens each, longer for long chunks.
+
+    Each starts in the middle of the one before, so that a sentence of half a passage lies whole in one.
+    """
+    size = max(PASSAGE_TOKENS, 2 * -(-chunk_C.shape[0] // MOST_PASSAGES))
+    start_W = jnp.arange(0, max(1, chunk_C.shape[0] - size // 2), size // 2)
+    passage_WC = chunk_C.at[start_W[:, None] + jnp.arange(size)].get(mode="fill", fill_value=0)
+    return passage_WC, jnp.clip(chunk_len - start_W, 0, size)
+
+
+def build_postings(state: MemoryState) -> Postings:
+    """Sorts the arena; see `Postings`."""
     used, position_A = state.used, jnp.arange(state.arena_A.shape[0])
-    token_A, row_A = _sorted_postings(state)
+    token_A, row_A = _sorted_postings(state, pairs(state.arena_A, _item_ends(state)))
     term_A = (position_A < used) & ((position_A == 0) | (token_A != jnp.roll(token_A, 1)))
     run_A = term_A | ((position_A < used) & (row_A != jnp.roll(row_A, 1)))
-
     runs_before = jnp.append(jnp.cumsum(run_A) - run_A, run_A.sum())
     frequency_A = runs_before[_next(term_A)] - runs_before[:-1]
-    weight_A = _asked(token_A, chunk_C, chunk_len) * _idf(frequency_A, term_A, state.rows)
-
-    term_start_A = jax.lax.cummax(jnp.where(term_A, position_A, 0))
     tf_A = jnp.minimum(_next(run_A), used) - position_A
     length_I = state.length_I.astype(jnp.float32)
     norm_I = K1 * (1 - B + B * length_I * state.rows / jnp.maximum(used, 1))
-    share_A = weight_A[term_start_A] * tf_A * (K1 + 1) / (tf_A + norm_I[row_A])
-    return jnp.zeros(length_I.shape[0]).at[row_A].add(jnp.where(run_A, share_A, 0.0), mode="drop")
+    return Postings(
+        token_A,
+        row_A,
+        run_A,
+        jax.lax.cummax(jnp.where(term_A, position_A, 0)),
+        _idf(frequency_A, term_A, state.rows),
+        tf_A * (K1 + 1) / (tf_A + norm_I[row_A]),
+    )
 
 
-def _sorted_postings(state: MemoryState) -> tuple[jax.Array, jax.Array]:
-    """(token_A, row_A) of the arena's tokens sorted by token, then row; unused positions come last."""
+def bm25_scores(postings: Postings, query_C: jax.Array, query_len: jax.Array, items: int) -> jax.Array:
+    """float32 [I]: BM25Okapi score of each of `items` rows for the query's first `query_len` tokens."""
+    weight_A = _asked(postings.token_A, query_C, query_len) * postings.idf_A
+    share_A = jnp.where(postings.run_A, weight_A[postings.term_start_A] * postings.saturation_A, 0.0)
+    return jnp.zeros(items).at[postings.row_A].add(share_A, mode="drop")
+
+
+def _item_ends(state: MemoryState) -> jax.Array:
+    """bool [A]: True at the last token of every item."""
+    end_I = jnp.where(state.alive_I, state.start_I + state.length_I - 1, state.arena_A.shape[0])
+    return jnp.zeros(state.arena_A.shape[0], bool).at[end_I].set(True, mode="drop")
+
+
+def _sorted_postings(state: MemoryState, term_A: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(term_A, row_A) of the arena's terms sorted by term, then row; unused positions come last."""
     size, items = state.arena_A.shape[0], state.length_I.shape[0]
     first = jnp.zeros(size, jnp.int32).at[state.start_I].add(state.alive_I, mode="drop")
     row_A = jnp.cumsum(first) - 1
-    token_A = jnp.where(jnp.arange(size) < state.used, state.arena_A, NO_TOKEN)
-    if items << TOKEN_BITS > 2**32 - 1:
+    token_A = jnp.where(jnp.arange(size) < state.used, term_A, NO_TOKEN)
+    if items << TOKEN_BITS > SORT_KEYS:
         token_A, row_A = jax.lax.sort((token_A, row_A), num_keys=2)
         return token_A, row_A
     # One 32-bit key sorts several times faster than two.
-    key_A = state.arena_A.astype(jnp.uint32) * items + row_A.astype(jnp.uint32)
+    key_A = term_A.astype(jnp.uint32) * items + row_A.astype(jnp.uint32)
     key_A = jnp.sort(jnp.where(jnp.arange(size) < state.used, key_A, jnp.uint32(2**32 - 1)))
     token_A = jnp.where(jnp.arange(size) < state.used, key_A // items, NO_TOKEN).astype(jnp.int32)
     return token_A, (key_A % items).astype(jnp.int32)

@@ -13,8 +13,8 @@ from memalpha_jax.episodes.episode import Episode
 from memalpha_jax.memory.state import empty_memory
 from memalpha_jax.policy.sharding import rows
 from memalpha_jax.policy.tokenizer import Tokenizer
-from memalpha_jax.rollout.engine import chunk_budget, room_for
-from memalpha_jax.rollout.rollout import Engine, rollout, trajectory_keys
+from memalpha_jax.rollout.engine import chunk_budget
+from memalpha_jax.rollout.rollout import Engine, rollout, room_for, trajectory_keys
 from memalpha_jax.rollout.trajectory import Trajectory
 
 Collector = Callable[[Any, int, Sequence[int]], tuple[Trajectory, EpisodeBatch]]
@@ -30,7 +30,7 @@ def make_collector(
     """
     T = max(len(episode.chunks) for episode in episodes)
     capacity = chunk_budget(engine)
-    memory_config = room_for(engine, T)
+    memory_config = room_for(engine.memory, engine.rollout, T)
 
     @jax.jit
     def run(params, step, batch: EpisodeBatch) -> Trajectory:

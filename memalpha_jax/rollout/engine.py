@@ -56,13 +56,3 @@ def chunk_budget(engine: Engine) -> int:
     memory = empty_memory(engine.memory, (1,))
     _, length_N = render_batch(engine, memory, jnp.zeros((1, 1), jnp.int32), jnp.zeros((1,), jnp.int32))
     return engine.rollout.prompt_tokens - int(length_N[0])
-
-
-def room_for(engine: Engine, steps: int) -> MemoryConfig:
-    """The memory sizes that hold whatever `steps` replies can write."""
-    rollout, memory = engine.rollout, engine.memory
-    return dataclasses.replace(
-        memory,
-        items=max(memory.items, steps * rollout.max_calls),
-        arena_tokens=max(memory.arena_tokens, steps * rollout.reply_tokens),
-    )

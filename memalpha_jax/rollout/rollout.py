@@ -61,6 +61,15 @@ class Engine:
         return dataclasses.replace(self, parser=parser)
 
 
+def room_for(memory: MemoryConfig, rollout: RolloutConfig, steps: int) -> MemoryConfig:
+    """The memory sizes that hold whatever `steps` replies can write."""
+    return dataclasses.replace(
+        memory,
+        items=max(memory.items, steps * rollout.max_calls),
+        arena_tokens=max(memory.arena_tokens, steps * rollout.reply_tokens),
+    )
+
+
 def trajectory_keys(seed: int, step: jax.Array | int, episode_N: jax.Array, member_N: jax.Array) -> jax.Array:
     """One key per trajectory from (seed, step, episode identity, index within the group)."""
     base = jax.random.fold_in(jax.random.key(seed), step)

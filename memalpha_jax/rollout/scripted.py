@@ -3,9 +3,9 @@
 Everything else (prompts, parsing, memory) is the rollout's own machinery. The warm start learns from such
 trajectories, and evaluation compares with them. A writer sees the sentence records of a generated episode:
 
-    `Copier`       stores every sentence (the copying lesson, and an upper bound on memory size)
-    `RandomChooser` stores each sentence with a given probability; with `free_types` the list is random too
-    `Oracle`       stores exactly what is asked, and updates what is corrected
+    `oracle`         stores exactly what is asked
+    `RandomChooser`  stores each sentence with a given probability, in the right list
+    `Demonstrator`   the warm start's: right format, random choice of sentence and list
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from memalpha_jax.episodes.batch import EpisodeBatch
 from memalpha_jax.episodes.episode import Episode
 from memalpha_jax.episodes.generated import Sentence, sentences
-from memalpha_jax.memory.state import LISTS, MemoryItem, MemoryType, empty_memory, grow_for, memory_items, memory_tokens, unstack
+from memalpha_jax.memory.state import LISTS, MemoryItem, MemoryType, empty_memory, memory_items, memory_tokens, unstack
 from memalpha_jax.policy.tokenizer import Tokenizer
-from memalpha_jax.rollout.rollout import Engine, apply_batch, render_batch
+from memalpha_jax.rollout.rollout import room_for
+from memalpha_jax.rollout.steps import Steps
 from memalpha_jax.rollout.trajectory import Trajectory
 from memalpha_jax.tools.calls import MEMORY_NAMES
 from memalpha_jax.tools.wire import call_segments
@@ -60,20 +60,19 @@ def right_list(line: Sentence) -> MemoryType:
     return MemoryType.EPISODIC if line.kind.startswith("event") else MemoryType.SEMANTIC
 
 
+def corrected_item(line: Sentence, view: View, items: Sequence[tuple[MemoryItem, str]]) -> MemoryItem | None:
+    """The one of `items` that holds the sentence which `line` corrects, if any does."""
+    if line.corrects is None:
+        return None
+    chunk, index = line.corrects
+    stale = view.episode_lines[chunk][index].text
+    return next((item for item, text in items if text == stale), None)
+
+
 def store(line: Sentence, view: View) -> Call:
     """The right call for one sentence: a correction updates the corrected item where that is stored."""
-    if line.corrects is not None:
-        chunk, index = line.corrects
-        stale = view.episode_lines[chunk][index].text
-        for item, text in view.items:
-            if text == stale:
-                return update(item, line.text)
-    return insert(right_list(line), line.text)
-
-
-def copier(view: View, rng: np.random.Generator) -> list[Call]:
-    """Stores every sentence, in a random list."""
-    return [insert(LISTS[rng.integers(2)], line.text) for line in view.lines]
+    stale = corrected_item(line, view, view.items)
+    return insert(right_list(line), line.text) if stale is None else update(stale, line.text)
 
 
 def oracle(view: View, rng: np.random.Generator) -> list[Call]:
@@ -97,7 +96,7 @@ class Demonstrator:
 
     Attributes:
       rate_low, rate_high: each chunk's share of stored sentences is drawn from this range.
-      update_rate: how often a sentence about the subject of a shown item replaces that item.
+      update_rate: how often a stored sentence that corrects a shown item replaces it, instead of being added.
     """
 
     rate_low: float
@@ -105,17 +104,15 @@ class Demonstrator:
     update_rate: float
 
     def __call__(self, view: View, rng: np.random.Generator) -> list[Call]:
-        rate, calls, written = rng.uniform(self.rate_low, self.rate_high), [], set()
+        rate, calls = rng.uniform(self.rate_low, self.rate_high), []
         shown, taken = view.shown(), {text for _, text in view.items}
         for line in view.lines:
             if rng.random() >= rate or line.text in taken:
                 continue
             taken.add(line.text)
-            same = [item for item, text in shown if line.subject in text.split() and item.id not in written]
-            if same and rng.random() < self.update_rate:
-                item = same[rng.integers(len(same))]
-                written.add(item.id)
-                calls.append(update(item, line.text))
+            stale = corrected_item(line, view, shown)
+            if stale is not None and rng.random() < self.update_rate:
+                calls.append(update(stale, line.text))
             else:
                 calls.append(insert(LISTS[rng.integers(2)], line.text))
         return calls
@@ -139,7 +136,7 @@ def fit_reply(calls: Sequence[Call], tokenizer: Tokenizer, wire: str, limit: int
 
 
 def scripted_rollout(
-    engine: Engine,
+    steps: Steps,
     tokenizer: Tokenizer,
     episodes: Sequence[Episode],
     batch: EpisodeBatch,
@@ -147,16 +144,14 @@ def scripted_rollout(
     seed: int,
 ) -> Trajectory:
     """Trajectories (numpy, log-probs 0) of `writer` on generated episodes, one per episode."""
+    engine = steps.engine
     N, T, _ = batch.chunk_BTC.shape
-    R, K = engine.rollout.reply_tokens, engine.rollout.max_calls
-    render = jax.jit(lambda m, c, n: render_batch(engine, m, c, n))
-    apply = jax.jit(lambda m, c, t: apply_batch(engine, m, c, t))
+    R = engine.rollout.reply_tokens
     rngs = [np.random.default_rng([seed, int(e)]) for e in np.asarray(batch.episode_index_B)]
     lines = [sentences(episode) for episode in episodes]
-    memory, records = empty_memory(engine.memory, (N,)), []
+    memory, records = empty_memory(room_for(engine.memory, engine.rollout, T), (N,)), []
     for t in range(T):
-        memory = grow_for(memory, K, max(1, R // K))
-        prompt_NP, prompt_len_N = jax.device_get(render(memory, batch.chunk_BTC[:, t], batch.chunk_len_BT[:, t]))
+        prompt_NP, prompt_len_N = jax.device_get(steps.render(memory, batch.chunk_BTC[:, t], batch.chunk_len_BT[:, t]))
         active_N = t < np.asarray(batch.num_chunks_B)
         reply_NR, reply_len_N = np.zeros((N, R), np.int32), np.zeros((N,), np.int32)
         for n, state in enumerate(unstack(memory)):
@@ -168,7 +163,7 @@ def scripted_rollout(
             reply = fit_reply(calls, tokenizer, engine.rollout.wire, R)
             reply_NR[n, : len(reply)], reply_len_N[n] = reply, len(reply)
         parsed, subaction_NR = engine.parser(reply_NR, reply_len_N)
-        memory, statuses_NK = apply(memory, parsed, jnp.int32(t))
+        memory, statuses_NK = steps.apply(memory, parsed, np.int32(t))
         records.append(
             {
                 "prompt_NTP": prompt_NP,
