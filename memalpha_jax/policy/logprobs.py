@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
+from memalpha_jax.errors import UserError
 from memalpha_jax.policy.config import PolicyConfig
 from memalpha_jax.policy.model import Qwen3
 
@@ -25,12 +26,17 @@ def reply_logprobs(
     Args:
       temperature: of the sampling distribution (0 counts as 1, as in the sampler).
       slice_tokens: vocabulary logits are made for that many reply positions at a time and recomputed in the
-        backward pass, so that no [N, R, V] array exists; 0 makes them at once. Must divide R.
+        backward pass, so that no [N, R, V] array exists; 0 makes them at once. Must divide R, else UserError.
 
     Values beyond a reply's length are meaningless: mask by length.
     """
     N, P = prompt_NP.shape
     R = reply_NR.shape[1]
+    if 0 < slice_tokens < R and R % slice_tokens:
+        raise UserError(
+            f"grpo.logprob_slice is {slice_tokens} and rollout.reply_tokens is {R}: the first must divide "
+            "the second (0 makes all logits at once)"
+        )
     model = Qwen3(config)
     slot_S = jnp.arange(P + R)
     reply_slot = slot_S >= P
