@@ -136,7 +136,13 @@ class SentencePieceTokenizer:
         missing = [name for name in _FILES if name not in files]
         if missing:
             raise UserError(f"the tokenizer is incomplete: {', '.join(missing)} missing; expected {_FILES}")
-        return cls(files[_FILES[0]], json.loads(files[_FILES[1]]))
+        try:
+            frames = json.loads(files[_FILES[1]])
+        except ValueError as error:
+            raise UserError(f"the tokenizer's {_FILES[1]} is not valid JSON: {error}") from error
+        if not isinstance(frames, list) or EOS not in frames:
+            raise UserError(f"the tokenizer's {_FILES[1]} must be a list of texts, {EOS!r} among them")
+        return cls(files[_FILES[0]], frames)
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes the two files of a tokenizer into `folder`."""
