@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from memalpha_jax.errors import UserError
 from memalpha_jax.grpo.loss import ObjectiveConfig, policy_loss, token_weights
 from memalpha_jax.policy.config import PolicyConfig
 from memalpha_jax.policy.logprobs import reply_logprobs
@@ -77,12 +78,16 @@ def to_blocks(trajectory: Trajectory, advantage_NT: jax.Array, config: GRPOConfi
     """Arranges trajectories as [minibatch, T, blocks, rows, ...].
 
     Rows are dealt out with the row axis slowest, so that a block holds rows of every shard of the batch.
+    UserError if they do not divide.
     """
     N, T = advantage_NT.shape
     mini, M = config.minibatches, N // config.minibatches
     rows = min(config.block_rows, M) or M
     if N % mini or M % rows:
-        raise ValueError(f"{N} trajectories do not divide into {mini} minibatches of blocks of {rows} rows")
+        raise UserError(
+            f"{N} trajectories (grpo.episodes x grpo.group) do not divide into grpo.minibatches={mini} parts "
+            f"of blocks of grpo.block_rows={rows} rows; change one of the four so that they do"
+        )
 
     def arrange(x: jax.Array) -> jax.Array:
         x = x.reshape(rows, M // rows, mini, T, *x.shape[2:])

@@ -24,6 +24,7 @@ def reply_logprobs(
     """Log-probability and entropy of every reply token, [N, R] float32, in the layout the sampler used.
 
     Args:
+      prompt_len_N: a length over P, of a prompt that was too long to be answered, counts as P.
       temperature: of the sampling distribution (0 counts as 1, as in the sampler).
       slice_tokens: vocabulary logits are made for that many reply positions at a time and recomputed in the
         backward pass, so that no [N, R, V] array exists; 0 makes them at once. Must divide R, else UserError.
@@ -37,6 +38,7 @@ def reply_logprobs(
             f"grpo.logprob_slice is {slice_tokens} and rollout.reply_tokens is {R}: the first must divide "
             "the second (0 makes all logits at once)"
         )
+    prompt_len_N = jnp.minimum(prompt_len_N, P)  # an index out of range would read NaN, even at weight 0
     model = Qwen3(config)
     slot_S = jnp.arange(P + R)
     reply_slot = slot_S >= P
