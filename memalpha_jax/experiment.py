@@ -8,6 +8,7 @@ from absl import flags, logging
 from ml_collections import config_dict
 
 from memalpha_jax.config import to_dict
+from memalpha_jax.config_checks import check_config
 from memalpha_jax.episodes.sources import EpisodesConfig
 from memalpha_jax.grpo.learner import GRPOConfig
 from memalpha_jax.memory.state import MemoryConfig
@@ -62,7 +63,7 @@ class RunConfig:
     """Attributes:
     save_every: steps between checkpoints. keep: checkpoints kept.
     trace_every: steps between traces written for reading. evaluate_every: steps between quick evaluations
-    on `evaluate_episodes` held-out episodes for the curve; 0 turns them off.
+    on `evaluate_episodes` held-out episodes for the curve; 0 turns either off.
     """
 
     save_every: int = 20
@@ -74,7 +75,11 @@ class RunConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A run, from one seed. See the dataclass of each section."""
+    """A run, from one seed. See the dataclass of each section.
+
+    Raises:
+      UserError: a value that cannot be, by its key.
+    """
 
     seed: int = 0
     episodes: EpisodesConfig = EpisodesConfig()
@@ -87,6 +92,9 @@ class Config:
     warmstart: WarmStartConfig = WarmStartConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     run: RunConfig = RunConfig()
+
+    def __post_init__(self) -> None:
+        check_config(self)
 
 
 MAY_CHANGE = ("run", "evaluation", "grpo.steps")

@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from jax.sharding import Mesh
 
 from memalpha_jax.checkpoints import Checkpoints, abstract
 from memalpha_jax.command_line import define_flags, load_config_flag
@@ -31,11 +33,11 @@ from memalpha_jax.errors import UserError, run_main
 from memalpha_jax.evaluation import PolicyWriter, answer_from_memories
 from memalpha_jax.experiment import Config, open_run
 from memalpha_jax.grpo.advantages import group_advantages, group_ids
-from memalpha_jax.grpo.learner import TrainState, init_state, update
+from memalpha_jax.grpo.learner import init_state, update
 from memalpha_jax.metrics_log import MetricsLog
 from memalpha_jax.policy.optimizer import make_optimizer
 from memalpha_jax.policy.policy import Policy, load_policy
-from memalpha_jax.policy.sharding import make_mesh, tree_shardings
+from memalpha_jax.policy.sharding import make_mesh, row_shards, tree_shardings
 from memalpha_jax.report.traces import trace_records
 from memalpha_jax.rewards.judge import RulesJudge
 from memalpha_jax.rewards.reader import ExtractiveReader
@@ -48,16 +50,39 @@ from memalpha_jax.rollout.statistics import trajectory_metrics
 from memalpha_jax.stop_signal import StopSignal
 from memalpha_jax.workdir import Workdir, exclusive, write_traces
 
+SIZES = ("width", "layers", "heads", "kv_heads", "head_dim", "ff", "rope_theta", "norm_eps")
+"""What a policy cannot change after it was made."""
+
 
 def starting_policy(config: Config, workdir: Workdir) -> Policy:
-    """The policy that training starts from; UserError when there is none."""
+    """The policy that training starts from; UserError when there is none, or one of other sizes."""
     path = Path(config.policy.path) if config.policy.path else workdir.root / "warm_start"
     if not path.exists():
         raise UserError(
             f"no policy to start from: {path} does not exist; run `python -m memalpha_jax.warmstart` with the same "
             "--config and --workdir first, or set --config.policy.path to a trained one"
         )
-    return load_policy(path)
+    policy = load_policy(path)
+    differing = [
+        f"policy.{name} ({getattr(policy.config, name)} there, {getattr(config.policy, name)} in this config)"
+        for name in SIZES
+        if getattr(policy.config, name) != getattr(config.policy, name)
+    ]
+    if differing:
+        raise UserError(
+            f"the policy in {path} is another network: {', '.join(differing)}; set these keys to its values"
+        )
+    return policy
+
+
+def check_shards(config: Config, mesh: Mesh) -> None:
+    """Raises UserError when the trajectories of a step cannot be dealt out evenly to the devices."""
+    N, shards = config.grpo.episodes * config.grpo.group, row_shards(mesh)
+    if N % shards:
+        raise UserError(
+            f"grpo.episodes x grpo.group is {N}, which {shards} shards do not divide (mesh.data x mesh.fsdp); "
+            "change either"
+        )
 
 
 class Trainer:
@@ -65,10 +90,11 @@ class Trainer:
 
     def __init__(self, config: Config, workdir: Workdir):
         self.config, self.workdir = config, workdir
-        self.start = start = starting_policy(config, workdir)
+        start = starting_policy(config, workdir)
         self.tokenizer = start.tokenizer
         self.mesh = make_mesh(config.mesh)
-        engine = make_engine(start.config, config.memory, config.rollout, self.tokenizer, mesh=self.mesh)
+        check_shards(config, self.mesh)
+        engine = make_engine(config.policy, config.memory, config.rollout, self.tokenizer, mesh=self.mesh)
         self.parser = ClockedParser(engine.parser)
         self.engine = engine.with_parser(self.parser)
         count = lambda text: len(self.tokenizer.encode(text))  # noqa: E731
@@ -79,8 +105,9 @@ class Trainer:
         self.reader, self.judge = ExtractiveReader(one_value=config.rewards.one_value), RulesJudge()
         self.optimizer = make_optimizer(config.grpo.optimizer, config.grpo.steps)
         self.state = self._place(init_state(start.params, self.optimizer))
-        # Held only where the objective asks for it.
-        self.reference = self._place(start.params) if config.grpo.objective.kl_coef != 0 else None
+        # Held only where the objective asks for it; a copy, since the buffers of the state are donated.
+        copied = jax.tree.map(jnp.copy, self.state.params) if config.grpo.objective.kl_coef != 0 else None
+        self.reference = copied
         self.update = jax.jit(
             functools.partial(
                 update,
@@ -92,7 +119,7 @@ class Trainer:
             donate_argnums=0,
         )
         self.meta = {"config": to_dict(config), "tokenizer": self.tokenizer.files()}
-        policy_now = Policy(start.config, None, self.tokenizer, config.memory, config.rollout)
+        policy_now = Policy(config.policy, None, self.tokenizer, config.memory, config.rollout)
         self.writer = PolicyWriter(greedy_engine(policy_now), self.tokenizer, config.evaluation.batch, config.seed)
 
     def _place(self, tree: Any) -> Any:
@@ -141,7 +168,7 @@ class Trainer:
         metrics = reward_metrics(rewards, sources) | trajectory_metrics(trajectory, applied)
         metrics |= {f"update/{name}": float(value) for name, value in learned.items()}
         metrics |= {"update/skipped": int(self.state.skipped)}
-        if step == 1 or step % config.run.trace_every == 0:
+        if is_watched(step, config.run.trace_every, config.grpo.steps):
             records = trace_records(trajectory, episodes_N, rewards, answers, self.tokenizer, every=G)
             write_traces(self.workdir, step, records)
         if step == 1:
@@ -168,6 +195,11 @@ def is_due(step: int, every: int, last: int) -> bool:
     return every > 0 and (step % every == 0 or step == last)
 
 
+def is_watched(step: int, every: int, last: int) -> bool:
+    """As `is_due`, and at the first step as well: for what is looked at rather than kept."""
+    return every > 0 and (step == 1 or is_due(step, every, last))
+
+
 def log_step(step: int, total: int, metrics: dict[str, float], timings: dict[str, float]) -> None:
     evaluated = f"  held-out {100 * metrics['eval/accuracy']:.1f} %" if "eval/accuracy" in metrics else ""
     logging.info(
@@ -192,7 +224,7 @@ def train(config: Config, workdir: Workdir) -> None:
         with MetricsLog(workdir, done) as log:
             for step in range((done or 0) + 1, total + 1):
                 metrics, timings = trainer.step(step)
-                if step == 1 or is_due(step, config.run.evaluate_every, total):
+                if is_watched(step, config.run.evaluate_every, total):
                     metrics |= trainer.evaluate()
                 log.log(step, metrics, timings)
                 log_step(step, total, metrics, timings)

@@ -24,7 +24,7 @@ from memalpha_jax.checkpoints import Checkpoints, abstract
 from memalpha_jax.command_line import define_flags, load_config_flag
 from memalpha_jax.config import to_dict
 from memalpha_jax.episodes.generated import vocabulary_texts
-from memalpha_jax.errors import run_main
+from memalpha_jax.errors import UserError, run_main
 from memalpha_jax.experiment import Config, open_run
 from memalpha_jax.grpo.learner import TrainState, apply_gradient, init_state
 from memalpha_jax.policy.config import PolicyConfig
@@ -76,9 +76,16 @@ def batches(config: Config, engine: Engine, tokenizer: Tokenizer, start: int) ->
     step, size, steps = 0, config.warmstart.batch, Steps(engine)
     for name, lesson in lessons(config):
         end, number = step + lesson.steps, 0
+        if end <= start:
+            step = end
         while step < end:
             rows = make_rows(config, steps, tokenizer, lesson, number)
             number += 1
+            if len(rows.prompt_len_M) < size:
+                raise UserError(
+                    f"lesson {name}: a round gives {len(rows.prompt_len_M)} rows, a batch needs {size}; raise "
+                    "config.warmstart.round_rows, or the tokens of config.rollout if rows do not fit them"
+                )
             for i in range(len(rows.prompt_len_M) // size):
                 if step >= end:
                     break
@@ -100,6 +107,7 @@ def supervised_update(
     def add(total, block):
         return jax.tree.map(jnp.add, total, jax.value_and_grad(loss)(state.params, block)), None
 
+    block_rows = min(block_rows, len(rows.reply_len_M)) or len(rows.reply_len_M)
     blocks = jax.tree.map(lambda x: x.reshape(-1, block_rows, *x.shape[1:]), rows)
     zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
     (value, gradient), _ = jax.lax.scan(add, zeros, blocks)

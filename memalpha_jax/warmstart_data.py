@@ -60,8 +60,8 @@ class Rows:
 
     def crop(self, multiple: int) -> Rows:
         """Drops columns that no row uses, up to a multiple, so that few shapes are compiled."""
-        P = min(-(-int(self.prompt_len_M.max()) // multiple) * multiple, self.prompt_MP.shape[1])
-        R = min(-(-int(self.reply_len_M.max()) // multiple) * multiple, self.reply_MR.shape[1])
+        longest = (int(length_M.max(initial=1)) for length_M in (self.prompt_len_M, self.reply_len_M))
+        P, R = (-(-length // multiple) * multiple for length in longest)
         return Rows(self.prompt_MP[:, :P], self.prompt_len_M, self.reply_MR[:, :R], self.reply_len_M)
 
 
@@ -142,7 +142,7 @@ def _filled(call: Sequence[tuple[str, bool]], line: list[int], tokenizer: Tokeni
 
 def _padded(rows: Sequence[Sequence[int]], size: int = 0) -> tuple[np.ndarray, np.ndarray]:
     length_M = np.array([len(row) for row in rows], np.int32)
-    padded = np.zeros((len(rows), max(size, int(length_M.max()))), np.int32)
+    padded = np.zeros((len(rows), max(size, int(length_M.max(initial=1)))), np.int32)
     for m, row in enumerate(rows):
         padded[m, : len(row)] = row
     return padded, length_M

@@ -82,6 +82,7 @@ def _check_chunk_count(episode: Episode, max_chunks: int) -> None:
 def _too_long(episode: Episode, t: int, tokens: int, limit: int) -> UserError:
     return UserError(
         f"episode {episode.instance_id!r}: chunk {t + 1} of {len(episode.chunks)} has {tokens} tokens, "
-        f"over the limit of {limit}; lower config.episodes.chunk_tokens so that chunks are cut shorter, or "
-        "raise config.rollout.prompt_tokens"
+        f"over the limit of {limit}; raise config.rollout.prompt_tokens or make chunks shorter: by "
+        "config.episodes.chunk_tokens (squad, locomo), config.episodes.world.sentences_max (generated), or in "
+        "the file (jsonl)"
     )

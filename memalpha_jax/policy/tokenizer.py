@@ -96,7 +96,9 @@ class SentencePieceTokenizer:
                 minloglevel=2,
             )
         except RuntimeError as error:
-            raise UserError(f"training the tokenizer failed: {error}; is tokenizer_vocab too small?") from error
+            raise UserError(
+                f"training the tokenizer failed: {error}; is config.warmstart.tokenizer_pieces too small?"
+            ) from error
         return cls(model.getvalue(), tuple(dict.fromkeys((*CONTROL, *frames))))
 
     def _piece_bytes(self, piece: int) -> bytes:

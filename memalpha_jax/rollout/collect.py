@@ -10,6 +10,7 @@ import numpy as np
 
 from memalpha_jax.episodes.batch import EpisodeBatch, tokenize_episodes
 from memalpha_jax.episodes.episode import Episode
+from memalpha_jax.errors import UserError
 from memalpha_jax.memory.state import empty_memory
 from memalpha_jax.policy.sharding import rows
 from memalpha_jax.policy.tokenizer import Tokenizer
@@ -26,10 +27,17 @@ def make_collector(
     """A function from (params, step, episode indices [B]) to (trajectories [B * G], tokenised episodes [B]).
 
     Trajectories of one episode are neighbours. Shapes are fixed by the longest episode and the prompt budget, so
-    the rollout is compiled once.
+    the rollout is compiled once. UserError for a chunk that does not fit the prompt.
     """
     T = max(len(episode.chunks) for episode in episodes)
     capacity = chunk_budget(engine)
+    if capacity < 1:
+        raise UserError(
+            f"config.rollout.prompt_tokens is {engine.rollout.prompt_tokens}, and the template "
+            f"{engine.rollout.template!r} alone takes {engine.rollout.prompt_tokens - capacity}; raise it"
+        )
+    for episode in episodes:  # now rather than at the step that happens to draw it
+        tokenize_episodes([episode], tokenizer, max_chunks=T, chunk_capacity=capacity)
     memory_config = room_for(engine.memory, engine.rollout, T)
 
     @jax.jit
