@@ -17,7 +17,7 @@ from memalpha_jax.rollout.engine import make_engine
 from memalpha_jax.rollout.rollout import Engine, RolloutConfig
 
 SIZES = PolicyConfig(vocab_size=61, width=32, layers=2, heads=4, kv_heads=2, head_dim=8, ff=48)
-MEMORY = MemoryConfig(core_tokens=4, items=12, arena_tokens=32, shown_items=1, similar_items=1)
+MEMORY = MemoryConfig(core_tokens=8, items=12, arena_tokens=32, shown_items=1, similar_items=1)
 ROLLOUT = RolloutConfig(prompt_tokens=112, reply_tokens=20, max_calls=4, template="compact")
 
 

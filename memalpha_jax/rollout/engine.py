@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
@@ -53,6 +54,6 @@ def make_engine(
 
 def chunk_budget(engine: Engine) -> int:
     """The longest chunk, in tokens, that fits the prompt beside an empty memory."""
-    memory = empty_memory(engine.memory, (1,))
-    _, length_N = render_batch(engine, memory, jnp.zeros((1, 1), jnp.int32), jnp.zeros((1,), jnp.int32))
+    nothing = (empty_memory(engine.memory, (1,)), jnp.zeros((1, 1), jnp.int32), jnp.zeros((1,), jnp.int32))
+    _, length_N = jax.jit(lambda *state: render_batch(engine, *state))(*nothing)
     return engine.rollout.prompt_tokens - int(length_N[0])
