@@ -1,4 +1,7 @@
-"""Optimizers of the policy: AdamW, or Muon on the weight matrices with AdamW on the rest."""
+"""Optimizers of the policy: AdamW, or Muon on the weight matrices with AdamW on the rest.
+
+Muon and its AdamW use Nesterov momentum, plain AdamW does not.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +43,8 @@ class OptimizerConfig:
 
 def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
     """Linear rise from lr/(warm+1) at step 0, plateau, linear fall."""
-    warm = int(round(config.warmup * total_steps))
-    fall = int(round(config.decay * total_steps))
+    warm = round(config.warmup * total_steps)
+    fall = round(config.decay * total_steps)
     return optax.join_schedules(
         [
             optax.linear_schedule(config.lr / (warm + 1), config.lr, max(warm, 1)),
