@@ -1,0 +1,163 @@
+"""The warm start's rows: reproducible, their replies parse, and what they copy stands in their prompts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from small_policy import SIZES
+
+from memalpha_jax.episodes.generated import WorldConfig, vocabulary_texts
+from memalpha_jax.episodes.names import names
+from memalpha_jax.memory.state import MemoryConfig
+from memalpha_jax.policy.tokenizer import SentencePieceTokenizer
+from memalpha_jax.rollout.engine import make_engine
+from memalpha_jax.rollout.rollout import RolloutConfig
+from memalpha_jax.rollout.steps import Steps
+from memalpha_jax.tools.calls import CallKind, Status, ToolCall
+from memalpha_jax.tools.prompts import load_template
+from memalpha_jax.tools.wire import call_frames, parse_calls
+from memalpha_jax.warmstart_data import (
+    LINE_PIECES,
+    LessonConfig,
+    Rows,
+    copyable_pieces,
+    copying_rows,
+    demonstrations,
+)
+
+COPY = LessonConfig(10, 2, 4, demonstrate=False)
+SHOW = LessonConfig(10, 4, 6, demonstrate=True, chunks=4)
+SAMPLE_TEXTS = [*vocabulary_texts(), load_template("compact")]
+TOKENIZER = SentencePieceTokenizer.train(SAMPLE_TEXTS, 900, call_frames("qwen_agent"))
+
+
+@pytest.fixture(scope="module")
+def steps() -> Steps:
+    memory = MemoryConfig(core_tokens=8, items=24, arena_tokens=256, shown_items=1, similar_items=2)
+    rollout = RolloutConfig(prompt_tokens=150, reply_tokens=64, max_calls=6, template="compact")
+    return Steps(make_engine(SIZES, memory, rollout, TOKENIZER))
+
+
+def read(rows: Rows) -> list[tuple[str, list[str], list[ToolCall]]]:
+    """(what comes before the chunk, the chunk's lines, the reply's calls) of every row."""
+    found = []
+    for prompt, length, reply, reply_length in zip(*dataclasses.astuple(rows), strict=True):
+        before, chunk = TOKENIZER.decode(prompt[:length].tolist()).rsplit("Text\n", 1)
+        assert reply[reply_length - 1] == TOKENIZER.eos_id
+        assert (prompt[length:] == 0).all()
+        assert (reply[reply_length:] == 0).all()
+        calls = parse_calls(TOKENIZER.decode(reply[: reply_length - 1].tolist()), "qwen_agent")
+        found.append((before, chunk.removesuffix("<|im_end|><|im_start|>").split("\n"), calls))
+    return found
+
+
+def assert_same(one: Rows, other: Rows):
+    for a, b in zip(dataclasses.astuple(one), dataclasses.astuple(other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture(scope="module")
+def shown(steps) -> Rows:
+    return demonstrations(steps, TOKENIZER, WorldConfig(), SHOW, 8, 0, 16)
+
+
+@pytest.fixture(scope="module")
+def copied(steps) -> Rows:
+    return copying_rows(steps, TOKENIZER, COPY, 40, 0, 3)
+
+
+def test_demonstrations_are_a_function_of_their_arguments(steps, shown):
+    assert_same(demonstrations(steps, TOKENIZER, WorldConfig(), SHOW, 8, 0, 16), shown)
+    for seed, first in ((0, 24), (1, 16)):
+        other = demonstrations(steps, TOKENIZER, WorldConfig(), SHOW, 8, seed, first)
+        assert other.reply_MR.shape != shown.reply_MR.shape or (other.reply_MR != shown.reply_MR).any()
+
+
+def test_demonstrations_copy_lines_of_the_chunk_in_order_and_once(shown):
+    stored, lines_seen, updates, types = 0, 0, 0, []
+    for before, lines, calls in read(shown):
+        assert {call.status for call in calls} <= {Status.OK}
+        texts = [call.content for call in calls]
+        assert texts == [line for line in lines if line in texts]
+        for call in calls:
+            types.append(call.memory_type)
+            if call.kind == CallKind.UPDATE:
+                assert f"[{call.memory_id}] " in before
+                updates += 1
+            else:
+                assert f"] {call.content}\n" not in before
+        stored, lines_seen = stored + len(calls), lines_seen + len(lines)
+        assert SHOW.lines_min <= len(lines) <= SHOW.lines_max
+    assert SHOW.rate_low < stored / lines_seen < SHOW.rate_high
+    assert updates > 0
+    assert set(types) == {1, 2}
+
+
+def test_demonstrations_show_training_names_only(shown):
+    words = {
+        word
+        for before, lines, _ in read(shown)
+        for word in " ".join([before, *lines]).replace(".", " ").split()
+    }
+    for kind in ("person", "place", "thing"):
+        assert words & set(names(kind, "train"))
+        assert not words & set(names(kind, "eval"))
+
+
+def test_copying_rows_copy_every_line_token_by_token(copied):
+    types = []
+    for before, lines, calls in read(copied):
+        assert before.count("none") == 3
+        assert COPY.lines_min <= len(lines) <= COPY.lines_max
+        assert [(call.kind, call.content, call.status) for call in calls] == [
+            (CallKind.INSERT, line, Status.OK) for line in lines
+        ]
+        types += [call.memory_type for call in calls]
+    assert 0.3 < np.mean(np.array(types) == 1) < 0.7
+    pieces = set(copyable_pieces(TOKENIZER).tolist())
+    for prompt, length, reply, reply_length in zip(*dataclasses.astuple(copied), strict=True):
+        written = [token for token in reply[:reply_length].tolist() if token in pieces]
+        read_ones = [token for token in prompt[:length].tolist() if token in pieces]
+        assert read_ones[-len(written) :] == written
+
+
+def test_copying_rows_are_a_function_of_their_arguments(steps, copied):
+    assert_same(copying_rows(steps, TOKENIZER, COPY, 40, 0, 3), copied)
+    for seed, number in ((0, 4), (1, 3)):
+        other = copying_rows(steps, TOKENIZER, COPY, 40, seed, number)
+        assert other.reply_MR.shape != copied.reply_MR.shape or (other.reply_MR != copied.reply_MR).any()
+
+
+def test_copyable_pieces_stand_for_themselves_in_json():
+    pieces = copyable_pieces(TOKENIZER)
+    assert len(pieces) > 400
+    for token in pieces.tolist():
+        text = TOKENIZER.token_bytes(token).decode()
+        assert json.dumps(text, ensure_ascii=False) == f'"{text}"'
+        assert TOKENIZER.encode(text) == [token]
+    assert pieces.max() < TOKENIZER.vocab_size - len(TOKENIZER.frames)
+    assert not {TOKENIZER.encode(mark)[0] for mark in ("\n", '"', "\\")} & set(pieces.tolist())
+
+
+def test_lines_have_the_stated_number_of_pieces(copied):
+    pieces = set(copyable_pieces(TOKENIZER).tolist())
+    counts: list[int] = []
+    for reply, length in zip(copied.reply_MR, copied.reply_len_M, strict=True):
+        inside = [token in pieces for token in reply[:length].tolist()]
+        edges = np.flatnonzero(np.diff([False, *inside, False]))
+        counts += (edges[1::2] - edges[::2]).tolist()
+    assert (min(counts), max(counts)) == (LINE_PIECES[0], LINE_PIECES[1] - 1)
+
+
+def test_cropping_drops_padding_only(shown):
+    cropped = shown.crop(16)
+    assert cropped.prompt_MP.shape[1] % 16 in (0, 150 % 16)
+    assert cropped.reply_MR.shape[1] == 16 * -(-int(shown.reply_len_M.max()) // 16)
+    assert cropped.prompt_MP.sum() == shown.prompt_MP.sum()
+    assert cropped.reply_MR.sum() == shown.reply_MR.sum()
+    two = shown.take(np.array([3, 1]))
+    np.testing.assert_array_equal(two.prompt_MP, shown.prompt_MP[[3, 1]])
+    assert two.reply_len_M.tolist() == shown.reply_len_M[[3, 1]].tolist()
