@@ -39,7 +39,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
     """A (data, fsdp, tensor) mesh over all devices; UserError when the sizes do not multiply to their number."""
     devices = jax.device_count()
     data = config.data or devices // max(config.fsdp * config.tensor, 1)
-    if data * config.fsdp * config.tensor != devices:
+    if min(data, config.fsdp, config.tensor) < 1 or data * config.fsdp * config.tensor != devices:
         raise UserError(
             f"mesh.data={config.data}, mesh.fsdp={config.fsdp}, mesh.tensor={config.tensor} do not fit "
             f"{devices} device(s): their product must be the number of devices (data=0 takes what is left)"

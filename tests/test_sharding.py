@@ -1,0 +1,215 @@
+"""Eight fake devices do what one does: the same tokens and memories, the same update.
+
+A sharded matrix product adds up in another order, so logits differ by about 1e-6. A draw is an argmax (of
+logits plus noise that depends on the trajectory's key alone), which such a difference can only turn where the
+two best are closer than that. So one device's draws are repeated here with their margins, and the
+trajectories compared are those whose every draw was clear by a hundred times the rounding: nearly all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import small_policy
+from jax.sharding import PartitionSpec as Spec
+from small_policy import ROLLOUT, writing_engine, writing_params
+
+from memalpha_jax.errors import UserError
+from memalpha_jax.grpo.learner import GRPOConfig, TrainState, init_state, update
+from memalpha_jax.memory.state import empty_memory
+from memalpha_jax.policy.model import Qwen3
+from memalpha_jax.policy.optimizer import OptimizerConfig, make_optimizer
+from memalpha_jax.policy.sharding import RULES, MeshConfig, make_mesh, row_shards, rows, tree_shardings
+from memalpha_jax.rollout.rollout import rollout, trajectory_keys
+from memalpha_jax.rollout.trajectory import Trajectory
+
+N, T, C = 16, 2, 16
+P, R = ROLLOUT.prompt_tokens, ROLLOUT.reply_tokens
+MEMORY = dataclasses.replace(small_policy.MEMORY, similar_items=0)  # half the compilation
+ENGINE = writing_engine(memory=MEMORY)
+RNG = np.random.default_rng(0)
+CHUNK_LEN = RNG.integers(1, C + 1, (N, T))
+CHUNKS = np.where(np.arange(C) < CHUNK_LEN[..., None], RNG.integers(98, 123, (N, T, C)), 0)
+NUM_CHUNKS = np.where(np.arange(N) % 5 == 3, 1, T)
+ADVANTAGE_NT = np.where(np.arange(T) < NUM_CHUNKS[:, None], RNG.normal(size=(N, T)), 0).astype(np.float32)
+KEYS = trajectory_keys(1, 0, jnp.arange(N), jnp.zeros(N, int))
+CLEAR = 1e-4
+MESHES = {"data": MeshConfig(), "tensor": MeshConfig(tensor=2), "fsdp": MeshConfig(data=2, fsdp=4)}
+
+
+@pytest.fixture(scope="module")
+def params():
+    return writing_params(ENGINE.policy)
+
+
+def rolled_out(engine, params) -> Trajectory:
+    def run(params, *episodes):
+        if engine.mesh is not None:
+            episodes = jax.lax.with_sharding_constraint(episodes, rows(engine.mesh))
+        return rollout(engine, params, empty_memory(MEMORY, (N,)), *episodes)
+
+    return jax.jit(run)(params, KEYS, CHUNKS, CHUNK_LEN, NUM_CHUNKS)
+
+
+@pytest.fixture(scope="module")
+def alone(params) -> Trajectory:
+    return jax.device_get(rolled_out(ENGINE, params))
+
+
+@pytest.fixture(scope="module", params=MESHES)
+def mesh(request):
+    return make_mesh(MESHES[request.param])
+
+
+@pytest.fixture(scope="module")
+def together(params, mesh) -> tuple[Trajectory, list[int]]:
+    """The trajectories from eight devices, and how many rows each call of the parser got."""
+    asked, lock = [], threading.Lock()
+
+    def parser(reply_NR, length_N):
+        with lock:
+            asked.append(len(length_N))
+        return ENGINE.parser(reply_NR, length_N)
+
+    engine = dataclasses.replace(ENGINE, mesh=mesh, parser=parser)
+    placed = jax.device_put(params, tree_shardings(params, mesh))
+    return jax.block_until_ready(rolled_out(engine, placed)), asked
+
+
+@jax.jit
+def draws(params, tokens_T, start, key) -> jax.Array:
+    """Logits plus noise, [R, V], of a reply that starts at `start` of a sequence without gaps."""
+    logits = Qwen3(ENGINE.policy).apply({"params": params}, tokens_T[None])[0]
+    fold = jax.vmap(lambda r: jax.random.gumbel(jax.random.fold_in(key, r), logits.shape[-1:]))
+    return jax.lax.dynamic_slice_in_dim(logits, start - 1, R) + fold(jnp.arange(R))
+
+
+def margins(params, t: Trajectory) -> np.ndarray:
+    """By how much every token drawn beat the second best, [N, T, R]; inf where none was drawn."""
+    found = np.full((N, T, R), np.inf)
+    for n, step in zip(*np.nonzero(t.reply_len_NT), strict=True):
+        start, drawn = t.prompt_len_NT[n, step], t.reply_len_NT[n, step]
+        tokens = np.zeros(P + R, np.int32)
+        tokens[:start], tokens[start : start + R] = t.prompt_NTP[n, step, :start], t.reply_NTR[n, step]
+        scores = np.asarray(draws(params, tokens, start, jax.random.fold_in(KEYS[n], step)))[:drawn]
+        np.testing.assert_array_equal(scores.argmax(axis=1), t.reply_NTR[n, step, :drawn])
+        second, best = np.sort(scores, axis=1)[:, -2:].T
+        found[n, step, :drawn] = best - second
+    return found
+
+
+@pytest.fixture(scope="module")
+def clear_rows(params, alone) -> np.ndarray:
+    clear = (margins(params, alone) > CLEAR).all(axis=(1, 2))
+    assert clear.sum() >= N - 2
+    assert alone.reply_len_NT.sum() > N * R / 2
+    return np.flatnonzero(clear)
+
+
+def test_rollouts_equal_those_of_one_device(alone, together, clear_rows, mesh):
+    found = together[0]
+    assert len(found.reply_NTR.sharding.device_set) == 8
+    assert found.reply_NTR.sharding.shard_shape(found.reply_NTR.shape)[0] == N // row_shards(mesh)
+    found, expected = (jax.tree.map(lambda x: np.asarray(x)[clear_rows], t) for t in (found, alone))
+    np.testing.assert_allclose(found.logprobs_NTR, expected.logprobs_NTR, atol=1e-5)
+    found = dataclasses.replace(found, logprobs_NTR=expected.logprobs_NTR)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_every_shard_asks_the_host_for_its_own_rows_only(together, mesh):
+    asked = together[1]
+    assert set(asked) == {N // row_shards(mesh)}
+    assert len(asked) == T * mesh.size  # every replica along `tensor` asks as well
+
+
+SGD = optax.sgd(1.0, momentum=0.9)
+CONFIG = GRPOConfig(block_rows=8)
+STATIC = {"policy": ENGINE.policy, "temperature": 1.0, "config": CONFIG}
+
+
+@pytest.fixture(scope="module")
+def trajectory(alone) -> Trajectory:
+    """One device's trajectories with other old log-probs, so that ratios are away from 1."""
+    noise = RNG.normal(0, 0.1, alone.logprobs_NTR.shape).astype(np.float32)
+    return dataclasses.replace(alone, logprobs_NTR=alone.logprobs_NTR + noise)
+
+
+@pytest.fixture(scope="module")
+def updated_alone(params, trajectory) -> tuple[TrainState, dict]:
+    return jax.jit(functools.partial(update, optimizer=SGD, **STATIC))(
+        init_state(params, SGD), None, trajectory, ADVANTAGE_NT
+    )
+
+
+def test_an_update_equals_that_of_one_device(params, trajectory, updated_alone, mesh):
+    state = init_state(params, SGD)
+    shardings = tree_shardings(state, mesh)
+    step = jax.jit(functools.partial(update, optimizer=SGD, **STATIC), out_shardings=(shardings, None))
+    there = jax.device_put(trajectory, rows(mesh))
+    found, metrics = step(jax.device_put(state, shardings), None, there, ADVANTAGE_NT)
+    expected, wanted = updated_alone
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), expected.params, params)
+    assert min(moved.values()) > 1e-4
+    assert max(moved.values()) > 1e-2
+    found_all, wanted_all = (
+        (found.params, found.opt_state, metrics),
+        (expected.params, expected.opt_state, wanted),
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found_all, wanted_all)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_moments_are_sliced_like_their_parameters(params, name):
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    of_params = tree_shardings(params, mesh)
+    optimizer = make_optimizer(OptimizerConfig(name=name), 10)
+    state = init_state(params, optimizer)
+    sizes = jax.tree_util.tree_leaves_with_path(state)
+    sliced = 0
+    for (path, leaf), sharding in zip(sizes, jax.tree.leaves(tree_shardings(state, mesh)), strict=True):
+        keys = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
+        if keys and keys[-1] in params and leaf.shape == params[keys[-1]].shape:
+            assert sharding == of_params[keys[-1]]
+            sliced += not sharding.is_fully_replicated
+        else:
+            assert sharding.is_fully_replicated
+    assert sliced >= 2 * len(RULES)  # parameters and at least one moment of each
+
+
+def test_rules_say_what_is_sliced_and_odd_sizes_stay_whole(params):
+    mesh = make_mesh(MeshConfig(data=1, fsdp=2, tensor=4))
+    spec = {name: sharding.spec for name, sharding in tree_shardings(params, mesh).items()}
+    assert spec["q"] == spec["gate"] == Spec(None, "fsdp", "tensor")
+    assert spec["o"] == spec["down"] == Spec(None, "tensor", "fsdp")
+    assert params["embed"].shape[0] % 4 != 0
+    assert spec["embed"] == Spec(None, "fsdp")
+    assert spec["norm"] == spec["q_norm"] == Spec()
+
+
+@pytest.mark.parametrize(
+    "bad", [{"data": 3}, {"tensor": 3}, {"fsdp": 16}, {"data": 4}, {"data": 8, "tensor": 2}]
+)
+def test_a_mesh_that_does_not_fit_is_told(bad):
+    with pytest.raises(UserError, match=r"mesh\.data.*do not fit 8 device"):
+        make_mesh(MeshConfig(**bad))
+
+
+@pytest.mark.parametrize("bad", [{"data": -8}, {"fsdp": 0}, {"tensor": -1, "fsdp": -1}])
+def test_a_mesh_without_sizes_is_told(bad):
+    with pytest.raises(UserError, match=r"mesh\."):
+        make_mesh(MeshConfig(**bad))
+
+
+def test_the_rest_of_the_devices_goes_to_data():
+    sizes = [((1, 1), 8), ((2, 1), 8), ((2, 2), 4), ((1, 8), 1)]
+    for (fsdp, tensor), shards in sizes:
+        mesh = make_mesh(MeshConfig(fsdp=fsdp, tensor=tensor))
+        assert mesh.size == 8
+        assert row_shards(mesh) == shards
