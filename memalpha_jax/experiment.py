@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from absl import flags, logging
 from ml_collections import config_dict
@@ -40,9 +42,9 @@ class WarmStartConfig:
     optimizer: OptimizerConfig = OptimizerConfig(
         name="muon", lr=1e-2, warmup=0.02, decay=0.3, b2=0.98, weight_decay=0.0
     )
-    copy_short: LessonConfig = LessonConfig(200, 1, 2, demonstrate=False)
-    copy_long: LessonConfig = LessonConfig(60, 2, 4, demonstrate=False)
-    demonstrate: LessonConfig = LessonConfig(400, 6, 8, demonstrate=True)
+    copy_short: LessonConfig = LessonConfig(200, demonstrate=False)
+    copy_long: LessonConfig = LessonConfig(60, demonstrate=False, lines_min=2, lines_max=4)
+    demonstrate: LessonConfig = LessonConfig(600, demonstrate=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,4 +111,11 @@ def open_run(config: Config) -> Workdir:
 
 def default_config() -> config_dict.ConfigDict:
     """Every key with its default, for an experiment file to change."""
-    return config_dict.ConfigDict(to_dict(Config()))
+    return config_dict.ConfigDict(_with_tuples(to_dict(Config())))
+
+
+def _with_tuples(value: Any) -> Any:
+    """Lists as tuples, which are the only sequences that the command line can set."""
+    if isinstance(value, Mapping):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value

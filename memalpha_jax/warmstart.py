@@ -66,12 +66,13 @@ def make_rows(config: Config, steps: Steps, tokenizer: Tokenizer, lesson: Lesson
         rows = copying_rows(steps, tokenizer, lesson, count, config.seed, number)
     else:
         episodes = max(1, count // lesson.chunks)
-        world, first = config.episodes.world, number * episodes
-        rows = demonstrations(steps, tokenizer, world, lesson, episodes, config.seed, first)
+        rows = demonstrations(steps, tokenizer, lesson, episodes, config.seed, number * episodes)
     return rows.crop(SHAPE_MULTIPLE)
 
 
-def batches(config: Config, engine: Engine, tokenizer: Tokenizer, start: int) -> Iterator[tuple[int, str, Rows]]:
+def batches(
+    config: Config, engine: Engine, tokenizer: Tokenizer, start: int
+) -> Iterator[tuple[int, str, Rows]]:
     """(step, lesson, rows of one batch) from step `start` to the end; a function of config and start alone."""
     step, size, steps = 0, config.warmstart.batch, Steps(engine)
     for name, lesson in lessons(config):
@@ -95,7 +96,12 @@ def batches(config: Config, engine: Engine, tokenizer: Tokenizer, start: int) ->
 
 
 def supervised_update(
-    state: TrainState, rows: Rows, *, policy: PolicyConfig, block_rows: int, optimizer: optax.GradientTransformation
+    state: TrainState,
+    rows: Rows,
+    *,
+    policy: PolicyConfig,
+    block_rows: int,
+    optimizer: optax.GradientTransformation,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step on the mean negative log-likelihood of the reply tokens; gradients are sums over blocks of rows."""
 
@@ -129,7 +135,10 @@ def warm_start(config: Config, workdir: Workdir) -> None:
     meta = {"config": to_dict(config), "tokenizer": tokenizer.files()}
     update = jax.jit(
         functools.partial(
-            supervised_update, policy=engine.policy, block_rows=config.warmstart.block_rows, optimizer=optimizer
+            supervised_update,
+            policy=engine.policy,
+            block_rows=config.warmstart.block_rows,
+            optimizer=optimizer,
         ),
         donate_argnums=0,
     )
@@ -144,11 +153,15 @@ def warm_start(config: Config, workdir: Workdir) -> None:
             if name != shown or (step + 1) % 50 == 0:
                 shown, loss = name, float(metrics["loss"])
                 seconds = time.monotonic() - begin
-                logging.info("warm start %4d/%d  %-11s  loss %.3f  %4.0f s", step + 1, total, name, loss, seconds)
+                logging.info(
+                    "warm start %4d/%d  %-11s  loss %.3f  %4.0f s", step + 1, total, name, loss, seconds
+                )
             if stop.requested or (step + 1) % SAVE_EVERY == 0 and step + 1 < total:
                 checkpoints.save(step + 1, state, meta)
             if stop.requested:
-                print(f"{stop.name}: warm start saved at step {step + 1}; the same command goes on from there")
+                print(
+                    f"{stop.name}: warm start saved at step {step + 1}; the same command goes on from there"
+                )
                 return
         if restored is None or restored.step < total:
             checkpoints.save(total, state, meta)

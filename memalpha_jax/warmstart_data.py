@@ -21,29 +21,40 @@ LINE_PIECES = (4, 10)
 _JSON_SPECIAL = {*range(0x20), *b'"\\', 0x7F}
 
 
+PRACTICE = WorldConfig(
+    chatter_rate=0.4,
+    correction_rate=0.7,
+    late_rate=0.3,
+    fact_weight=0.6,
+    event_weight=0.15,
+    knowledge_weight=0.1,
+    sample_weight=0.15,
+)
+"""A world with many corrections, so that updates are practised as much as inserts are."""
+
+
 @dataclasses.dataclass(frozen=True)
 class LessonConfig:
     """One lesson of the warm start.
 
     Attributes:
       steps: optimizer steps; 0 skips the lesson.
-      lines_min, lines_max: lines per chunk.
       demonstrate: False copies chunks of random pieces line by line; True shows the format on generated episodes,
         with a random choice of what to store.
-      chunks: chunks per demonstrated episode; memory fills up along them.
-      correction_rate: of the generated world; higher than there, so that updates are practised.
+      lines_min, lines_max: random lines per chunk, where they are copied.
+      world: of the demonstrated episodes. chunks: chunks per episode; memory fills up along them.
       rate_low, rate_high, update_rate: see `Demonstrator`.
     """
 
     steps: int
-    lines_min: int
-    lines_max: int
     demonstrate: bool
+    lines_min: int = 1
+    lines_max: int = 2
+    world: WorldConfig = PRACTICE
     chunks: int = 8
-    correction_rate: float = 0.4
     rate_low: float = 0.2
-    rate_high: float = 0.6
-    update_rate: float = 0.5
+    rate_high: float = 0.7
+    update_rate: float = 0.6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,20 +77,17 @@ class Rows:
 
 
 def demonstrations(
-    steps: Steps, tokenizer: Tokenizer, world: WorldConfig, lesson: LessonConfig, count: int, seed: int, first: int
+    steps: Steps, tokenizer: Tokenizer, lesson: LessonConfig, count: int, seed: int, first: int
 ) -> Rows:
     """Rows of `count` episodes of the training split, numbered from `first`, in random order.
 
     A function of the arguments alone, so that an interrupted warm start sees the same rows again.
     """
     engine = steps.engine
-    world = dataclasses.replace(
-        world,
-        sentences_min=lesson.lines_min,
-        sentences_max=lesson.lines_max,
-        correction_rate=lesson.correction_rate,
-    )
-    chosen = [generate_episode(world, "train", first + i, chunks=lesson.chunks, seed=seed) for i in range(count)]
+    chosen = [
+        generate_episode(lesson.world, "train", first + i, chunks=lesson.chunks, seed=seed)
+        for i in range(count)
+    ]
     batch = tokenize_episodes(
         chosen,
         tokenizer,
@@ -113,7 +121,9 @@ def copying_rows(
         ]
         chunks.append([token for i, line in enumerate(lines) for token in (newline if i else []) + line])
         calls = [call_segments(*insert(LISTS[rng.integers(2)], ""), engine.rollout.wire) for _ in lines]
-        reply = [token for call, line in zip(calls, lines, strict=True) for token in _filled(call, line, tokenizer)]
+        reply = [
+            token for call, line in zip(calls, lines, strict=True) for token in _filled(call, line, tokenizer)
+        ]
         replies.append([*reply, tokenizer.eos_id])
     kept = [i for i in range(count) if len(replies[i]) <= R]
     chunk_MC, chunk_len_M = _padded([chunks[i] for i in kept])

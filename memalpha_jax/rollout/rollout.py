@@ -96,7 +96,9 @@ def render_batch(engine: Engine, memory: MemoryState, chunk_NC: jax.Array, chunk
     """Prompts [N, P] and their lengths, for N memories and N chunks."""
 
     def one(state, chunk_C, length):
-        return render_prompt(state, chunk_C, length, engine.tables, engine.memory, engine.rollout.prompt_tokens)
+        return render_prompt(
+            state, chunk_C, length, engine.tables, engine.memory, engine.rollout.prompt_tokens
+        )
 
     return jax.vmap(one)(memory, chunk_NC, chunk_len_N)
 
@@ -113,7 +115,13 @@ def chunk_step(engine: Engine, params, memory: MemoryState, key_N, step, chunk_N
     fits_N = prompt_len_N <= P
     key_N = jax.vmap(jax.random.fold_in, (0, None))(key_N, step)
     replies = generate(
-        engine.policy, params, prompt_NP, jnp.minimum(prompt_len_N, P), key_N, active_N & fits_N, engine.sampling
+        engine.policy,
+        params,
+        prompt_NP,
+        jnp.minimum(prompt_len_N, P),
+        key_N,
+        active_N & fits_N,
+        engine.sampling,
     )
     calls, subaction_NR = parse_on_host(engine, replies.tokens_NR, replies.length_N)
     memory, statuses_NK = apply_batch(engine, memory, calls, step)

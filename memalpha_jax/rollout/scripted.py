@@ -19,7 +19,15 @@ import numpy as np
 from memalpha_jax.episodes.batch import EpisodeBatch
 from memalpha_jax.episodes.episode import Episode
 from memalpha_jax.episodes.generated import Sentence, sentences
-from memalpha_jax.memory.state import LISTS, MemoryItem, MemoryType, empty_memory, memory_items, memory_tokens, unstack
+from memalpha_jax.memory.state import (
+    LISTS,
+    MemoryItem,
+    MemoryType,
+    empty_memory,
+    memory_items,
+    memory_tokens,
+    unstack,
+)
 from memalpha_jax.policy.tokenizer import Tokenizer
 from memalpha_jax.rollout.rollout import room_for
 from memalpha_jax.rollout.steps import Steps
@@ -96,7 +104,7 @@ class Demonstrator:
 
     Attributes:
       rate_low, rate_high: each chunk's share of stored sentences is drawn from this range.
-      update_rate: how often a stored sentence that corrects a shown item replaces it, instead of being added.
+      update_rate: how often a sentence that corrects a shown item replaces it.
     """
 
     rate_low: float
@@ -107,14 +115,16 @@ class Demonstrator:
         rate, calls = rng.uniform(self.rate_low, self.rate_high), []
         shown, taken = view.shown(), {text for _, text in view.items}
         for line in view.lines:
-            if rng.random() >= rate or line.text in taken:
+            if line.text in taken:
                 continue
-            taken.add(line.text)
             stale = corrected_item(line, view, shown)
             if stale is not None and rng.random() < self.update_rate:
                 calls.append(update(stale, line.text))
-            else:
+            elif rng.random() < rate:
                 calls.append(insert(LISTS[rng.integers(2)], line.text))
+            else:
+                continue
+            taken.add(line.text)
         return calls
 
 
@@ -151,7 +161,9 @@ def scripted_rollout(
     lines = [sentences(episode) for episode in episodes]
     memory, records = empty_memory(room_for(engine.memory, engine.rollout, T), (N,)), []
     for t in range(T):
-        prompt_NP, prompt_len_N = jax.device_get(steps.render(memory, batch.chunk_BTC[:, t], batch.chunk_len_BT[:, t]))
+        prompt_NP, prompt_len_N = jax.device_get(
+            steps.render(memory, batch.chunk_BTC[:, t], batch.chunk_len_BT[:, t])
+        )
         active_N = t < np.asarray(batch.num_chunks_B)
         reply_NR, reply_len_N = np.zeros((N, R), np.int32), np.zeros((N,), np.int32)
         for n, state in enumerate(unstack(memory)):
