@@ -65,9 +65,7 @@ def advantages_by_loop(reward_NT, active_NT, group_of) -> np.ndarray:
     found = np.zeros(reward_NT.shape)
     for n, t in zip(*np.nonzero(active_NT), strict=True):
         group = [
-            reward_NT[m, s]
-            for m, s in zip(*np.nonzero(active_NT), strict=True)
-            if group_of(m, s) == group_of(n, t)
+            reward_NT[m, s] for m, s in zip(*np.nonzero(active_NT), strict=True) if group_of(m, s) == group_of(n, t)
         ]
         mean = sum(group) / len(group)
         variance = sum((r - mean) ** 2 for r in group) / max(len(group) - 1, 1)
@@ -219,9 +217,7 @@ def test_loss_and_gradient_equal_their_definition(grouping, averaging, objective
     def loss(new):
         return policy_loss(config, new, data["old"].reshape(N * T, R), advantage_NT.reshape(-1), w, reference)
 
-    (value, sums), gradient = jax.value_and_grad(loss, has_aux=True)(
-        jnp.asarray(data["new"]).reshape(N * T, R)
-    )
+    (value, sums), gradient = jax.value_and_grad(loss, has_aux=True)(jnp.asarray(data["new"]).reshape(N * T, R))
     expected, expected_gradient = loss_by_definition(config, data, advantage_NT)
     assert value == pytest.approx(expected, abs=1e-5)
     np.testing.assert_allclose(gradient.reshape(N, T, R), expected_gradient, atol=1e-6)
@@ -237,7 +233,7 @@ def test_clips_bite_where_they_should():
 
     def gradient(ratio: float, A: float) -> float:
         one = jnp.zeros((1, 1))
-        loss = lambda new: policy_loss(config, new, one, jnp.array([A]), one + 1)[0]  # noqa: E731
+        loss = lambda new: policy_loss(config, new, one, jnp.array([A]), one + 1)[0]
         return float(jax.grad(loss)(one + math.log(ratio))[0, 0])
 
     for ratio, A, free in (
@@ -254,7 +250,7 @@ def test_padding_may_hold_anything():
     A = jnp.asarray(np.random.default_rng(0).normal(size=N * T), jnp.float32)
 
     def value_and_gradient(new):
-        loss = lambda x: policy_loss(config, x, data["old"].reshape(N * T, R), A, w, x * 0.9)[0]  # noqa: E731
+        loss = lambda x: policy_loss(config, x, data["old"].reshape(N * T, R), A, w, x * 0.9)[0]
         return jax.value_and_grad(loss)(new)
 
     new = data["new"].reshape(N * T, R)

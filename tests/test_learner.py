@@ -245,9 +245,7 @@ def test_the_first_step_on_own_samples_has_ratio_one_and_goes_uphill(params, on_
     state, metrics = run(init_state(params, SGD), None, on_policy, objective=ObjectiveConfig())
     assert metrics["clip_fraction"] == 0
     assert metrics["old_kl"] == pytest.approx(0, abs=1e-6)
-    w = token_weights(
-        "subaction", on_policy.subaction_NTR, on_policy.reply_len_NT, on_policy.active_NT, K + 1
-    )
+    w = token_weights("subaction", on_policy.subaction_NTR, on_policy.reply_len_NT, on_policy.active_NT, K + 1)
     weighted_A = np.asarray(w).reshape(-1, R) * ADVANTAGE_NT.reshape(-1, 1)
     before, after = (plain_logprobs(p, *without_gaps(on_policy)) for p in (params, state.params))
     assert np.sum(weighted_A * (after - before)) > 0.01

@@ -23,10 +23,7 @@ def params():
 def gradients(params, count: int, size: float = 1.0) -> list[dict]:
     rng = np.random.default_rng(0)
     return [
-        {
-            name: jnp.asarray(size * rng.normal(size=value.shape), jnp.float32)
-            for name, value in params.items()
-        }
+        {name: jnp.asarray(size * rng.normal(size=value.shape), jnp.float32) for name, value in params.items()}
         for _ in range(count)
     ]
 
@@ -54,9 +51,7 @@ def adamw_in_numpy(config: OptimizerConfig, params, gradient_list, total) -> lis
             g = scale * np.asarray(g, np.float64)
             m[name] = config.b1 * m[name] + (1 - config.b1) * g
             v[name] = config.b2 * v[name] + (1 - config.b2) * g**2
-            step = (
-                m[name] / (1 - config.b1 ** (i + 1)) / (np.sqrt(v[name] / (1 - config.b2 ** (i + 1))) + 1e-8)
-            )
+            step = m[name] / (1 - config.b1 ** (i + 1)) / (np.sqrt(v[name] / (1 - config.b2 ** (i + 1))) + 1e-8)
             decay = config.weight_decay * params[name] if name in MATRICES else 0.0
             params[name] = params[name] - float(schedule(i)) * (step + decay)
         found.append(dict(params))
@@ -102,9 +97,7 @@ def test_muon_makes_matrix_updates_orthogonal_and_leaves_the_rest_to_adam(params
 
 
 @settings(deadline=None, max_examples=40)
-@given(
-    st.integers(1, 60), st.sampled_from([0.0, 0.05, 0.3]), st.sampled_from([0.0, 0.2, 0.7]), st.floats(0, 1)
-)
+@given(st.integers(1, 60), st.sampled_from([0.0, 0.05, 0.3]), st.sampled_from([0.0, 0.2, 0.7]), st.floats(0, 1))
 def test_learning_rate_rises_stays_and_falls(total, warmup, decay, final):
     config = OptimizerConfig(lr=2.0, warmup=warmup, decay=decay, final_lr_share=final)
     schedule = learning_rate(config, total)
@@ -114,9 +107,7 @@ def test_learning_rate_rises_stays_and_falls(total, warmup, decay, final):
     assert (rate[:-1] > 0).all()
     for step in range(total):
         if step < warm:
-            expected = (
-                2.0 * (step + 1) / (warm + 1)
-            )  # the next line of the ladder to lr, which `warm` reaches
+            expected = 2.0 * (step + 1) / (warm + 1)  # the next line of the ladder to lr, which `warm` reaches
             low, high = 2.0 / (warm + 1), 2.0
             expected = low + (high - low) * step / warm
         elif step < total - fall:

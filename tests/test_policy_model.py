@@ -81,9 +81,7 @@ def plain(params):
     return value_and_gradient(SIZES, params)
 
 
-@pytest.mark.parametrize(
-    "change", [{"scan_layers": True}, {"remat": True}, {"scan_layers": True, "remat": True}]
-)
+@pytest.mark.parametrize("change", [{"scan_layers": True}, {"remat": True}, {"scan_layers": True, "remat": True}])
 def test_scan_and_remat_change_neither_value_nor_gradient(params, plain, change):
     other = value_and_gradient(dataclasses.replace(SIZES, **change), params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), plain, other)
@@ -123,9 +121,7 @@ def torch_model(config, params) -> torch.nn.Module:
     for i in range(config.layers):
         weights |= {f"model.layers.{i}.{theirs}": params[ours][i].T for ours, theirs in projections.items()}
         weights |= {f"model.layers.{i}.{theirs}": params[ours][i] for ours, theirs in gains.items()}
-    model.load_state_dict(
-        {f"{name}.weight": torch.tensor(np.array(value)) for name, value in weights.items()}
-    )
+    model.load_state_dict({f"{name}.weight": torch.tensor(np.array(value)) for name, value in weights.items()})
     return model
 
 
@@ -144,9 +140,7 @@ def test_agrees_with_the_torch_qwen3(change):
     real = np.arange(T) < lengths[:, None]
     ours = logits(config, params, TOKENS, lengths)
     with torch.no_grad():
-        theirs = torch_model(config, params)(
-            torch.tensor(TOKENS), attention_mask=torch.tensor(real)
-        ).logits.numpy()
+        theirs = torch_model(config, params)(torch.tensor(TOKENS), attention_mask=torch.tensor(real)).logits.numpy()
     assert np.abs(theirs[real]).max() > 1
     np.testing.assert_allclose(ours[real], theirs[real], atol=1e-5)
 
@@ -178,9 +172,7 @@ def test_copying_init_has_the_documented_structure():
             block = slice(kv * size, (kv + 1) * size)
             queries = [np.asarray(plain["q"])[layer, :, h * size : (h + 1) * size] for h in readers]
             key_of = np.asarray(moved["k"])[layer, :, block]
-            np.testing.assert_allclose(
-                key_of, np.sqrt(group) * np.mean(queries, axis=0), rtol=1e-5, atol=1e-6
-            )
+            np.testing.assert_allclose(key_of, np.sqrt(group) * np.mean(queries, axis=0), rtol=1e-5, atol=1e-6)
             value = np.asarray(plain["v"])[layer, :, block]
             for h in readers:
                 out = np.asarray(moved["o"])[layer, h * size : (h + 1) * size]

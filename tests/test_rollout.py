@@ -111,9 +111,7 @@ def test_a_rollout_goes_on_where_another_ended(params, whole):
 def test_a_trajectory_does_not_depend_on_its_batch(params, whole):
     rows = np.array([5, 2, 5, 0, 7, 7, 3, 1])
     memory = empty_memory(ROOM, (N,))
-    found = jax.device_get(
-        scanned(params, memory, KEYS[rows], CHUNKS[rows], CHUNK_LEN[rows], NUM_CHUNKS[rows])
-    )
+    found = jax.device_get(scanned(params, memory, KEYS[rows], CHUNKS[rows], CHUNK_LEN[rows], NUM_CHUNKS[rows]))
     expected = jax.tree.map(lambda x: x[rows], whole)
     np.testing.assert_allclose(found.logprobs_NTR, expected.logprobs_NTR, atol=1e-5)
     assert_same(dataclasses.replace(found, logprobs_NTR=expected.logprobs_NTR), expected)

@@ -60,9 +60,7 @@ class ListMemory:
         return View(lines[t], items, prompt, lines)
 
 
-def played(
-    writer: scripted.Writer, shown: int = 100, seed: int = 0
-) -> Iterator[tuple[View, list[scripted.Call]]]:
+def played(writer: scripted.Writer, shown: int = 100, seed: int = 0) -> Iterator[tuple[View, list[scripted.Call]]]:
     """Every (view, calls) of a writer on the episodes, the memory kept in Python."""
     for i, episode in enumerate(EPISODES):
         memory, rng = ListMemory(), np.random.default_rng([seed, i])
@@ -161,9 +159,7 @@ def test_replies_hold_whole_calls_and_text_that_looks_like_a_frame_stays_text():
     assert len(frames) == 2 * len(calls) + 1
     assert whole[-1] == TOKENIZER.eos_id
     parsed = parse_calls(TOKENIZER.decode(whole[:-1]), WIRE)
-    assert [(call.name, call.arguments, call.status) for call in parsed] == [
-        (*call, Status.OK) for call in calls
-    ]
+    assert [(call.name, call.arguments, call.status) for call in parsed] == [(*call, Status.OK) for call in calls]
     for limit in (len(whole), len(whole) - 1, 6, 5, 1):
         reply = fit_reply(calls, TOKENIZER, WIRE, limit)
         kept = len(parse_calls(TOKENIZER.decode(reply[:-1]), WIRE))
@@ -210,9 +206,7 @@ def test_a_scripted_rollout_leaves_the_memory_that_lists_in_python_hold(steps):
 
 def test_a_scripted_trajectory_does_not_depend_on_its_batch(steps):
     writer = Demonstrator(0.3, 0.9, 0.5)
-    three = scripted_rollout(
-        steps, TOKENIZER, EPISODES[:3], batch_of(EPISODES[:3], [4, 5, 6]), writer, seed=1
-    )
+    three = scripted_rollout(steps, TOKENIZER, EPISODES[:3], batch_of(EPISODES[:3], [4, 5, 6]), writer, seed=1)
     order = [2, 0, 0]
     mixed = [EPISODES[i] for i in order]
     other = scripted_rollout(steps, TOKENIZER, mixed, batch_of(mixed, [6, 4, 4]), writer, seed=1)

@@ -193,9 +193,7 @@ def test_rules_say_what_is_sliced_and_odd_sizes_stay_whole(params):
     assert spec["norm"] == spec["q_norm"] == Spec()
 
 
-@pytest.mark.parametrize(
-    "bad", [{"data": 3}, {"tensor": 3}, {"fsdp": 16}, {"data": 4}, {"data": 8, "tensor": 2}]
-)
+@pytest.mark.parametrize("bad", [{"data": 3}, {"tensor": 3}, {"fsdp": 16}, {"data": 4}, {"data": 8, "tensor": 2}])
 def test_a_mesh_that_does_not_fit_is_told(bad):
     with pytest.raises(UserError, match=r"mesh\.data.*do not fit 8 device"):
         make_mesh(MeshConfig(**bad))

@@ -78,9 +78,7 @@ def test_longest_frame_wins():
 
 
 def test_a_call_is_frames_around_its_content():
-    call = format_call(
-        "new_memory_insert", {"memory_type": "semantic_memory", "content": "Oslo"}, "qwen_agent"
-    )
+    call = format_call("new_memory_insert", {"memory_type": "semantic_memory", "content": "Oslo"}, "qwen_agent")
     begin, *content, end = TOKENIZER.encode_trusted(call)
     assert TOKENIZER.decode(content) == "Oslo"
     assert content == TOKENIZER.encode("Oslo")
