@@ -340,9 +340,7 @@ def run(args: Any) -> None:
         print(notebook.listing(book))
     for question in args.ask:
         answer = notebook.ask(book, question)
-        guess = (
-            "" if answer.sure or not answer.text else "  (a guess: no item has all the words of the question)"
-        )
+        guess = "" if answer.sure or not answer.text else "  (a guess: no item has all the words of the question)"
         print(f"Q: {question}\nA: {printable(answer.text) or '(nothing in memory answers this)'}{guess}")
 
 

@@ -66,9 +66,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, oldest first; whether one is damaged shows when it is read."""
-        return [
-            step for step in _steps(self._directory) if (_at(self._directory, step) / integrity.SEAL).exists()
-        ]
+        return [step for step in _steps(self._directory) if (_at(self._directory, step) / integrity.SEAL).exists()]
 
     def save(self, step: int, state: Any, meta: Mapping[str, Any]) -> bool:
         """Starts saving and returns when `state` may be donated; waits for the save before, if it still runs.
@@ -88,9 +86,7 @@ class Checkpoints:
         if step in self.steps():
             return False
         record = {"meta": _encode(dict(meta)), "leaves": _leaf_shapes(state)}
-        json.dumps(
-            record
-        )  # a value that is no JSON is a bug of the caller: fail here rather than in the background
+        json.dumps(record)  # a value that is no JSON is a bug of the caller: fail here rather than in the background
         self._saving = step
         arguments = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(record))
         with self._disk_errors(f"cannot save checkpoint {step} in {self._directory}"):
@@ -230,27 +226,27 @@ def _locate(path: Path) -> tuple[Path, int | None]:
 def _newest_intact(directory: Path, step: int | None, *, set_aside: bool) -> int | None:
     """The newest step that is as it was sealed; says which it passes over, and renames those on request."""
     if step is not None:
-        fault = (
-            integrity.fault(_at(directory, step)) if _at(directory, step).is_dir() else "it does not exist"
-        )
+        fault = integrity.fault(_at(directory, step)) if _at(directory, step).is_dir() else "it does not exist"
         if fault:
             raise UserError(f"cannot use checkpoint {step} in {directory}: {fault}")
         return step
-    damaged = []
+    passed_over, damaged = [], []
     for candidate in reversed(_steps(directory)):
         fault = integrity.fault(_at(directory, candidate))
         if fault is None:
-            return candidate
+            break
         logging.warning("checkpoint %d in %s is passed over: %s", candidate, directory, fault)
+        passed_over.append(candidate)
         if (_at(directory, candidate) / integrity.SEAL).exists():
             damaged.append(f"{candidate}: {fault}")
-        if set_aside and jax.process_index() == 0:
-            _set_aside(_at(directory, candidate))
-    if damaged:
-        raise UserError(
-            f"every checkpoint in {directory} is damaged ({'; '.join(damaged)}); remove it to start over"
-        )
-    return None
+    else:
+        candidate = None
+    if damaged and candidate is None:  # all stay where they are: it may be the disk that has a bad day
+        raise UserError(f"every checkpoint in {directory} is damaged ({'; '.join(damaged)}); remove it to start over")
+    if set_aside and jax.process_index() == 0:
+        for damaged_step in passed_over:
+            _set_aside(_at(directory, damaged_step))
+    return candidate
 
 
 def _set_aside(place: Path) -> None:

@@ -135,9 +135,7 @@ def _read_config(path: str) -> dict[str, Any]:
     try:
         spec = importlib.util.spec_from_file_location("memalpha_config", name)
         if spec is None or spec.loader is None:
-            raise UserError(
-                f"--config={path}: not a Python file; expected something like experiments/tiny.py"
-            )
+            raise UserError(f"--config={path}: not a Python file; expected something like experiments/tiny.py")
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
@@ -150,9 +148,7 @@ def _read_config(path: str) -> dict[str, Any]:
     except Exception as error:  # whatever the file does wrong is the file's fault, not a bug here
         raise UserError(f"--config={path}: {_line_in(error, name)}{type(error).__name__}: {error}") from error
     if not hasattr(config, "to_dict") and not isinstance(config, Mapping):
-        raise UserError(
-            f"--config={path}: get_config() must return a ConfigDict, got {type(config).__name__}"
-        )
+        raise UserError(f"--config={path}: get_config() must return a ConfigDict, got {type(config).__name__}")
     return dict(config.to_dict() if hasattr(config, "to_dict") else config)
 
 

@@ -102,9 +102,7 @@ def compare(policies: Mapping[str, Policy], config: Config) -> dict[str, Any]:
             outcomes = evaluate_all(writers, own, config, f"{source} {length}x")
             place = {"source": source, "length": f"{length}x"}
             for name, outcome in outcomes.items():
-                results["rows"] += [
-                    to_dict(row) for row in rows_of(name, outcome, own, place, config.evaluation)
-                ]
+                results["rows"] += [to_dict(row) for row in rows_of(name, outcome, own, place, config.evaluation)]
                 if outcome.memories is not None:
                     statistics = call_statistics(own, outcome.memories, config.rewards.near_duplicate)
                     results["calls"].append({"policy": name, **place, **to_dict(statistics)})
@@ -128,9 +126,7 @@ def held_out_episodes(config: Config, length: int, policy: Policy) -> list[Episo
     return load_episodes(episodes, "eval", lambda text: len(policy.tokenizer.encode(text)))
 
 
-def evaluate_all(
-    writers: Writers, episodes: Sequence[Episode], config: Config, where: str
-) -> dict[str, Outcome]:
+def evaluate_all(writers: Writers, episodes: Sequence[Episode], config: Config, where: str) -> dict[str, Outcome]:
     """Every policy, and the scripted writers where the episodes have sentence records."""
     reader, outcomes = ExtractiveReader(one_value=True), {}
     for name, policy in writers.policies.items():
@@ -169,9 +165,7 @@ def rows_of(
 
     def row(kind: str, n: int, totals: Sequence[float], counts: Sequence[float]) -> Row:
         e = bootstrap_ratio(totals, counts, config.bootstrap)
-        return Row(
-            name, place["source"], kind, place["length"], n, e.mean, e.low, e.high, outcome.memory_tokens
-        )
+        return Row(name, place["source"], kind, place["length"], n, e.mean, e.low, e.high, outcome.memory_tokens)
 
     means = outcome.means()
     rows = [row(ALL, len(means), means, [1.0] * len(means))]

@@ -36,9 +36,7 @@ def build(cls: type[C], values: Mapping[str, Any], path: str = "config") -> C:
         if key not in known:
             raise UserError(unknown_key(f"{path}.{key}", [f"{path}.{name}" for name in known]))
     for name, field in known.items():
-        has_default = not (
-            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        )
+        has_default = not (field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING)
         if name not in values and not has_default:
             raise UserError(f"{path}.{name} is missing; expected {_describe(_hints(cls)[name])}")
     fields = {key: _convert(_hints(cls)[key], value, f"{path}.{key}") for key, value in values.items()}
@@ -115,9 +113,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     if origin is tuple or hint is tuple:
         return _convert_tuple(hint, value, path)
     if origin is not None and issubclass(origin, Mapping):
-        return {
-            key: _convert(args[1], item, f"{path}.{key}") for key, item in _as_dict(value, dict, path).items()
-        }
+        return {key: _convert(args[1], item, f"{path}.{key}") for key, item in _as_dict(value, dict, path).items()}
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         return _convert_enum(hint, value, path)
     return _convert_scalar(hint, value, path)
@@ -159,9 +155,7 @@ def _convert_tuple(hint: Any, value: Any, path: str) -> tuple:
         args = (args[0],) * len(value)
     if len(args) != len(value):
         raise UserError(f"{path}: expected {_describe(hint)}, got {len(value)} values")
-    return tuple(
-        _convert(arg, item, f"{path}[{i}]") for i, (arg, item) in enumerate(zip(args, value, strict=True))
-    )
+    return tuple(_convert(arg, item, f"{path}[{i}]") for i, (arg, item) in enumerate(zip(args, value, strict=True)))
 
 
 def _convert_enum(hint: type[enum.Enum], value: Any, path: str) -> enum.Enum:

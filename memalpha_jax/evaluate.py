@@ -50,14 +50,10 @@ def find_policies(workdir: Path, also: Sequence[str], start: str = "") -> dict[s
     for entry in also:
         name, equals, place = entry.partition("=")
         if not (name and equals and place) or name in places:
-            raise UserError(
-                f"--also={entry}: expected NAME=PATH, with a name other than {' and '.join(places)}"
-            )
+            raise UserError(f"--also={entry}: expected NAME=PATH, with a name other than {' and '.join(places)}")
         found[name] = Path(place)
     if not found:
-        raise UserError(
-            f"{workdir} holds neither warm_start nor checkpoints; run warmstart or train on it first"
-        )
+        raise UserError(f"{workdir} holds neither warm_start nor checkpoints; run warmstart or train on it first")
     return {name: load_policy(place) for name, place in found.items()}
 
 

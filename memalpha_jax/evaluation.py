@@ -190,9 +190,7 @@ def answer_from_memories(
     return _scores(episodes, queries, reader)
 
 
-def answer_from_chunks(
-    episodes: Sequence[Episode], reader: Reader, chunks: int = RAG_CHUNKS
-) -> list[list[float]]:
+def answer_from_chunks(episodes: Sequence[Episode], reader: Reader, chunks: int = RAG_CHUNKS) -> list[list[float]]:
     """As `answer_from_memories`, but the reader is given the `chunks` raw chunks that BM25 ranks first.
 
     They are handed over in the order they were read, like memory items.
@@ -204,9 +202,7 @@ def answer_from_chunks(
         for question in episode.questions:
             rows = sorted(index.rank(question.question, chunks))
             found = tuple(episode.chunks[row] for row in rows)
-            queries[-1].append(
-                ReaderQuery(question.question, semantic=found, data_source=episode.data_source)
-            )
+            queries[-1].append(ReaderQuery(question.question, semantic=found, data_source=episode.data_source))
     return _scores(episodes, queries, reader)
 
 
@@ -215,9 +211,7 @@ def stream_tokens(episode: Episode, tokenizer: Tokenizer) -> int:
     return sum(len(tokenizer.encode(chunk)) for chunk in episode.chunks)
 
 
-def _scores(
-    episodes: Sequence[Episode], queries: Sequence[Sequence[ReaderQuery]], reader: Reader
-) -> list[list[float]]:
+def _scores(episodes: Sequence[Episode], queries: Sequence[Sequence[ReaderQuery]], reader: Reader) -> list[list[float]]:
     answers = iter(reader.answer([query for rows in queries for query in rows]))
     return [
         [score(episode.data_source, next(answers), question.answer) for question in episode.questions]
@@ -253,9 +247,7 @@ def _unread_chunks(records: Sequence[StepRecord], episodes: Sequence[Episode], l
                 )
             unread[n] += length > limit
     if any(unread):
-        logging.warning(
-            "%d chunks were not read: with the core the policy wrote, the prompt is full", sum(unread)
-        )
+        logging.warning("%d chunks were not read: with the core the policy wrote, the prompt is full", sum(unread))
     return unread
 
 
@@ -284,9 +276,7 @@ def written_memories(
     return results
 
 
-def _written_calls(
-    tokenizer: Tokenizer, calls: CallBatch, statuses_NK: np.ndarray, n: int
-) -> tuple[WrittenCall, ...]:
+def _written_calls(tokenizer: Tokenizer, calls: CallBatch, statuses_NK: np.ndarray, n: int) -> tuple[WrittenCall, ...]:
     found = []
     for k, status in enumerate(statuses_NK[n].tolist()):
         if status != Status.NO_CALL:

@@ -1,4 +1,4 @@
-"""The whole configuration of a run: one frozen dataclass per component, and the ConfigDict that experiment files fill in."""
+"""The configuration of a run: a frozen dataclass per component, and the ConfigDict that experiment files fill in."""
 
 from __future__ import annotations
 

@@ -49,16 +49,12 @@ class MetricsLog:
         """
         self._metrics.append({"step": int(step), **{key: _plain(value) for key, value in metrics.items()}})
         if timings:
-            self._timings.append(
-                {"step": int(step), **{key: _plain(value) for key, value in timings.items()}}
-            )
+            self._timings.append({"step": int(step), **{key: _plain(value) for key, value in timings.items()}})
         if self._events is not None:
             named = {**metrics, **{f"seconds/{key}": value for key, value in (timings or {}).items()}}
             numbers = {key: _plain(value) for key, value in named.items()}
             with disk_errors(f"cannot write metrics in {self._where}"):
-                self._events.scalars(
-                    int(step), {k: v for k, v in numbers.items() if isinstance(v, (int, float))}
-                )
+                self._events.scalars(int(step), {k: v for k, v in numbers.items() if isinstance(v, (int, float))})
 
     def close(self) -> None:
         self._metrics.close()

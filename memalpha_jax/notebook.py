@@ -168,11 +168,7 @@ def listing(book: Notebook) -> str:
         lines.append(f"{type_name(kind)}: {len(notes) or 'no'} item{'s' if len(notes) != 1 else ''}")
         for note in notes:
             place = note.last
-            where = (
-                place.source
-                if place.source == BY_HAND
-                else f"{place.source}, characters {place.start}-{place.end}"
-            )
+            where = place.source if place.source == BY_HAND else f"{place.source}, characters {place.start}-{place.end}"
             lines.append(f"  [{note.id}] {printable(note.text)}  ({where})")
     return "\n".join(lines)
 

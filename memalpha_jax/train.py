@@ -38,6 +38,7 @@ from memalpha_jax.metrics_log import MetricsLog
 from memalpha_jax.policy.optimizer import make_optimizer
 from memalpha_jax.policy.policy import Policy, load_policy
 from memalpha_jax.policy.sharding import make_mesh, row_shards, tree_shardings
+from memalpha_jax.policy.tokenizer import SentencePieceTokenizer
 from memalpha_jax.report.traces import trace_records
 from memalpha_jax.rewards.judge import RulesJudge
 from memalpha_jax.rewards.reader import ExtractiveReader
@@ -91,13 +92,14 @@ class Trainer:
     def __init__(self, config: Config, workdir: Workdir):
         self.config, self.workdir = config, workdir
         start = starting_policy(config, workdir)
+        assert isinstance(start.tokenizer, SentencePieceTokenizer)  # as load_policy makes it
         self.tokenizer = start.tokenizer
         self.mesh = make_mesh(config.mesh)
         check_shards(config, self.mesh)
         engine = make_engine(config.policy, config.memory, config.rollout, self.tokenizer, mesh=self.mesh)
         self.parser = ClockedParser(engine.parser)
         self.engine = engine.with_parser(self.parser)
-        count = lambda text: len(self.tokenizer.encode(text))  # noqa: E731
+        count = lambda text: len(self.tokenizer.encode(text))
         self.episodes = load_episodes(config.episodes, "train", count)
         self.held_out = load_episodes(config.episodes, "eval", count)[: config.run.evaluate_episodes]
         self.iterator = EpisodeIterator(len(self.episodes), config.grpo.episodes, config.seed)
@@ -142,7 +144,7 @@ class Trainer:
         """Step number `step` (from 1): returns metrics, which the run determines, and timings in seconds."""
         config, clock = self.config, time.monotonic
         begin = clock()
-        indices = next(self.iterator)
+        indices = next(self.iterator).tolist()
         self.parser.reset()
         trajectory, batch = jax.block_until_ready(self.collect(self.state.params, step, indices))
         rolled = clock()
@@ -151,7 +153,14 @@ class Trainer:
         episode_N = np.repeat(np.asarray(indices), G)
         chunk_tokens_N = np.repeat(np.asarray(batch.chunk_len_BT).sum(axis=1), G)
         rewards, applied, answers = score_trajectories(
-            trajectory, episodes_N, chunk_tokens_N, self.tokenizer, config.rewards, self.reader, self.judge, episode_N
+            trajectory,
+            episodes_N,
+            chunk_tokens_N,
+            self.tokenizer,
+            config.rewards,
+            self.reader,
+            self.judge,
+            episode_N,
         )
         sources = [episode.data_source for episode in episodes_N]
         _, source_N = np.unique(sources, return_inverse=True)

@@ -70,9 +70,7 @@ def make_rows(config: Config, steps: Steps, tokenizer: Tokenizer, lesson: Lesson
     return rows.crop(SHAPE_MULTIPLE)
 
 
-def batches(
-    config: Config, engine: Engine, tokenizer: Tokenizer, start: int
-) -> Iterator[tuple[int, str, Rows]]:
+def batches(config: Config, engine: Engine, tokenizer: Tokenizer, start: int) -> Iterator[tuple[int, str, Rows]]:
     """(step, lesson, rows of one batch) from step `start` to the end; a function of config and start alone."""
     step, size, steps = 0, config.warmstart.batch, Steps(engine)
     for name, lesson in lessons(config):
@@ -153,15 +151,11 @@ def warm_start(config: Config, workdir: Workdir) -> None:
             if name != shown or (step + 1) % 50 == 0:
                 shown, loss = name, float(metrics["loss"])
                 seconds = time.monotonic() - begin
-                logging.info(
-                    "warm start %4d/%d  %-11s  loss %.3f  %4.0f s", step + 1, total, name, loss, seconds
-                )
-            if stop.requested or (step + 1) % SAVE_EVERY == 0 and step + 1 < total:
+                logging.info("warm start %4d/%d  %-11s  loss %.3f  %4.0f s", step + 1, total, name, loss, seconds)
+            if stop.requested or ((step + 1) % SAVE_EVERY == 0 and step + 1 < total):
                 checkpoints.save(step + 1, state, meta)
             if stop.requested:
-                print(
-                    f"{stop.name}: warm start saved at step {step + 1}; the same command goes on from there"
-                )
+                print(f"{stop.name}: warm start saved at step {step + 1}; the same command goes on from there")
                 return
         if restored is None or restored.step < total:
             checkpoints.save(total, state, meta)

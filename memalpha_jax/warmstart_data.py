@@ -22,13 +22,13 @@ _JSON_SPECIAL = {*range(0x20), *b'"\\', 0x7F}
 
 
 PRACTICE = WorldConfig(
-    chatter_rate=0.4,
-    correction_rate=0.7,
+    chatter_rate=0.35,
+    correction_rate=0.8,
     late_rate=0.3,
-    fact_weight=0.6,
-    event_weight=0.15,
-    knowledge_weight=0.1,
-    sample_weight=0.15,
+    fact_weight=0.75,
+    event_weight=0.1,
+    knowledge_weight=0.05,
+    sample_weight=0.1,
 )
 """A world with many corrections, so that updates are practised as much as inserts are."""
 
@@ -52,9 +52,9 @@ class LessonConfig:
     lines_max: int = 2
     world: WorldConfig = PRACTICE
     chunks: int = 8
-    rate_low: float = 0.2
-    rate_high: float = 0.7
-    update_rate: float = 0.6
+    rate_low: float = 0.25
+    rate_high: float = 0.65
+    update_rate: float = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,18 +76,13 @@ class Rows:
         return Rows(self.prompt_MP[:, :P], self.prompt_len_M, self.reply_MR[:, :R], self.reply_len_M)
 
 
-def demonstrations(
-    steps: Steps, tokenizer: Tokenizer, lesson: LessonConfig, count: int, seed: int, first: int
-) -> Rows:
+def demonstrations(steps: Steps, tokenizer: Tokenizer, lesson: LessonConfig, count: int, seed: int, first: int) -> Rows:
     """Rows of `count` episodes of the training split, numbered from `first`, in random order.
 
     A function of the arguments alone, so that an interrupted warm start sees the same rows again.
     """
     engine = steps.engine
-    chosen = [
-        generate_episode(lesson.world, "train", first + i, chunks=lesson.chunks, seed=seed)
-        for i in range(count)
-    ]
+    chosen = [generate_episode(lesson.world, "train", first + i, chunks=lesson.chunks, seed=seed) for i in range(count)]
     batch = tokenize_episodes(
         chosen,
         tokenizer,
@@ -102,9 +97,7 @@ def demonstrations(
     return rows.take(np.random.default_rng([seed, first]).permutation(len(rows.prompt_len_M)))
 
 
-def copying_rows(
-    steps: Steps, tokenizer: Tokenizer, lesson: LessonConfig, count: int, seed: int, first: int
-) -> Rows:
+def copying_rows(steps: Steps, tokenizer: Tokenizer, lesson: LessonConfig, count: int, seed: int, first: int) -> Rows:
     """Rows that copy every line of a chunk of random pieces into a random list.
 
     No line can be guessed, so the loss falls only by learning to copy, and any text can be copied afterwards.
@@ -121,9 +114,7 @@ def copying_rows(
         ]
         chunks.append([token for i, line in enumerate(lines) for token in (newline if i else []) + line])
         calls = [call_segments(*insert(LISTS[rng.integers(2)], ""), engine.rollout.wire) for _ in lines]
-        reply = [
-            token for call, line in zip(calls, lines, strict=True) for token in _filled(call, line, tokenizer)
-        ]
+        reply = [token for call, line in zip(calls, lines, strict=True) for token in _filled(call, line, tokenizer)]
         replies.append([*reply, tokenizer.eos_id])
     kept = [i for i in range(count) if len(replies[i]) <= R]
     chunk_MC, chunk_len_M = _padded([chunks[i] for i in kept])

@@ -167,6 +167,4 @@ def disk_errors(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(
-            f"{what}: {reason}; make room or permission there and run the same command again"
-        ) from error
+        raise UserError(f"{what}: {reason}; make room or permission there and run the same command again") from error

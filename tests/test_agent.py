@@ -37,15 +37,11 @@ def insert(text: str, kind: str = "semantic") -> str:
 
 def update(kind: str, text: str, item: int | None = None) -> str:
     arguments = {"memory_type": f"{kind}_memory", "new_content": text}
-    return format_call(
-        "memory_update", arguments | ({} if item is None else {"memory_id": str(item)}), "qwen_agent"
-    )
+    return format_call("memory_update", arguments | ({} if item is None else {"memory_id": str(item)}), "qwen_agent")
 
 
 def delete(kind: str, item: int) -> str:
-    return format_call(
-        "memory_delete", {"memory_type": f"{kind}_memory", "memory_id": str(item)}, "qwen_agent"
-    )
+    return format_call("memory_delete", {"memory_type": f"{kind}_memory", "memory_id": str(item)}, "qwen_agent")
 
 
 @pytest.fixture(scope="module")
@@ -77,10 +73,7 @@ def assert_mirrors(agent: MemoryAgent) -> None:
     """The notebook says what the arrays hold."""
     state = jax.tree.map(lambda x: x[0], agent._state)
     decode = agent.policy.tokenizer.decode
-    held = [
-        (i.id, i.type.name.lower(), decode(i.tokens), i.first_chunk, i.last_chunk)
-        for i in memory_items(state)
-    ]
+    held = [(i.id, i.type.name.lower(), decode(i.tokens), i.first_chunk, i.last_chunk) for i in memory_items(state)]
     book = agent.notebook
     assert held == [(n.id, n.type, n.text, n.first.chunk, n.last.chunk) for n in book.notes]
     assert decode(memory_core(state)) == book.core
@@ -192,13 +185,7 @@ def test_garbage_replies_are_counted_not_fatal(writing):
 
 def test_a_memory_goes_on_from_its_file(writing, policy, tmp_path):
     agent, say = writing
-    say(
-        [
-            insert("Kelora lives in Vordale.")
-            + insert("Kelora met Tavin on 3 May.", "episodic")
-            + delete("semantic", 1)
-        ]
-    )
+    say([insert("Kelora lives in Vordale.") + insert("Kelora met Tavin on 3 May.", "episodic") + delete("semantic", 1)])
     agent.observe(TEXT, source="notes.txt")
     agent.save(tmp_path / "memory.json")
     record = json.loads((tmp_path / "memory.json").read_text())
@@ -227,9 +214,7 @@ TEXTS = st.text(min_size=1, max_size=30).filter(lambda t: t.strip() and t.isprin
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    st.lists(st.tuples(st.sampled_from(["episodic", "semantic"]), TEXTS), max_size=12), st.text(max_size=9)
-)
+@given(st.lists(st.tuples(st.sampled_from(["episodic", "semantic"]), TEXTS), max_size=12), st.text(max_size=9))
 def test_notebooks_become_arrays_and_files_without_loss(tmp_path_factory, items, core):
     core = core.encode("utf-8", "ignore").decode()
     notes = tuple(Note(2 * i + 1, kind, text, ORIGIN, ORIGIN) for i, (kind, text) in enumerate(items))
@@ -328,12 +313,8 @@ def test_the_command_reads_saves_edits_and_answers(writing, policy, tmp_path, mo
     assert "chunk 1    insert semantic [1] Kelora lives in Vordale." in printed
     assert "A: tea" in printed
     assert "memory saved in memory.json" in printed
-    agent_module.run(
-        options(memory="memory.json", edit=["1:Kelora lives in Tavdale.", "core:Hi"], delete=["2"])
-    )
-    agent_module.run(
-        options(memory="memory.json", list=True, ask=["Kelora lives in which place?", "Zorim is a what?"])
-    )
+    agent_module.run(options(memory="memory.json", edit=["1:Kelora lives in Tavdale.", "core:Hi"], delete=["2"]))
+    agent_module.run(options(memory="memory.json", list=True, ask=["Kelora lives in which place?", "Zorim is a what?"]))
     printed = capsys.readouterr().out
     assert "core: Hi" in printed
     assert "[1] Kelora lives in Tavdale.  (edited by hand)" in printed
@@ -382,9 +363,7 @@ def test_the_command_line_ends_with_exit_codes(tmp_path):
     def run(*args):
         command = [sys.executable, "-m", "memalpha_jax.agent", *args]
         environment = {**os.environ, "PYTHONPATH": str(root)}
-        return subprocess.run(
-            command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
-        )
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False)
 
     done = run("--checkpoint=none", "--input=binary")
     assert done.returncode == 1

@@ -166,9 +166,7 @@ def test_every_checkpoint_damaged_is_an_error(copied):
 
 
 def test_another_model_is_refused_by_name(saved):
-    with pytest.raises(
-        UserError, match=r"layers\.kernel_LDD is \(2, 24, 24\) there, \(2, 8, 8\) in this config"
-    ):
+    with pytest.raises(UserError, match=r"layers\.kernel_LDD is \(2, 24, 24\) there, \(2, 8, 8\) in this config"):
         restore(saved, width=8)
 
 

@@ -125,9 +125,9 @@ def test_a_character_over_the_limit_is_explained():
         chunk_text("ab 🎉", 3, utf8)
 
 
-TURNS = st.lists(
-    st.tuples(st.sampled_from(["1 May", "2 May"]), st.sampled_from(["Ann", "Bo"]), TEXT), max_size=12
-).map(lambda turns: [Turn(str(i), *turn) for i, turn in enumerate(turns)])
+TURNS = st.lists(st.tuples(st.sampled_from(["1 May", "2 May"]), st.sampled_from(["Ann", "Bo"]), TEXT), max_size=12).map(
+    lambda turns: [Turn(str(i), *turn) for i, turn in enumerate(turns)]
+)
 
 
 @settings(deadline=None, max_examples=150)

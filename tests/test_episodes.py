@@ -36,9 +36,7 @@ LOCOMO = DATA / "locomo" / "locomo_first5.json"
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 SOLID = TEXT.map(lambda text: text + "x")
-QUESTION = st.builds(
-    Question, SOLID, st.one_of(SOLID, st.lists(SOLID, min_size=1, max_size=3).map(tuple)), TEXT
-)
+QUESTION = st.builds(Question, SOLID, st.one_of(SOLID, st.lists(SOLID, min_size=1, max_size=3).map(tuple)), TEXT)
 EPISODE = st.builds(
     Episode,
     SOLID,
@@ -133,9 +131,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
 def test_arrays_hold_the_tokens_and_nothing_else():
     episodes = [*generate_episodes(WorldConfig(), "train", 3), GOOD]
     tokenizer = TinyTokenizer()
-    batch = tokenize_episodes(
-        episodes, tokenizer, max_chunks=4, chunk_capacity=500, episode_indices=[7, 3, 9, 1]
-    )
+    batch = tokenize_episodes(episodes, tokenizer, max_chunks=4, chunk_capacity=500, episode_indices=[7, 3, 9, 1])
     assert batch.chunk_BTC.shape == (4, 4, 500)
     assert batch.episode_index_B.tolist() == [7, 3, 9, 1]
     assert all(a.dtype == np.int32 for a in dataclasses.astuple(batch))
@@ -149,9 +145,7 @@ def test_arrays_hold_the_tokens_and_nothing_else():
 
 
 def test_what_does_not_fit_is_refused_by_name():
-    with pytest.raises(
-        UserError, match=r"'one': chunk 1 of 2 has 7 tokens, over the limit of 6.*chunk_tokens"
-    ):
+    with pytest.raises(UserError, match=r"'one': chunk 1 of 2 has 7 tokens, over the limit of 6.*chunk_tokens"):
         tokenize_episodes([GOOD], TinyTokenizer(), max_chunks=2, chunk_capacity=6)
     with pytest.raises(UserError, match="'one' has 2 chunks"):
         tokenize_episodes([GOOD], TinyTokenizer(), max_chunks=1, chunk_capacity=99)
@@ -302,10 +296,7 @@ def test_files_in_another_layout_are_explained(tmp_path, loader, bad, message):
 def jsonl(path, names, question="q of {}"):
     write_episodes(
         path,
-        [
-            dataclasses.replace(GOOD, instance_id=n, questions=(Question(question.format(n), "a"),))
-            for n in names
-        ],
+        [dataclasses.replace(GOOD, instance_id=n, questions=(Question(question.format(n), "a"),)) for n in names],
     )
     return str(path)
 
@@ -324,12 +315,8 @@ def test_splits_of_a_file_share_no_episode_and_no_question(tmp_path):
 
 def test_generated_splits_come_from_the_configured_world():
     config = EpisodesConfig(num_train=3, num_eval=2, chunks=2, seed=4)
-    assert load_episodes(config, "train", words) == generate_episodes(
-        WorldConfig(), "train", 3, chunks=2, seed=4
-    )
-    assert load_episodes(config, "eval", words) == generate_episodes(
-        WorldConfig(), "eval", 2, chunks=2, seed=4
-    )
+    assert load_episodes(config, "train", words) == generate_episodes(WorldConfig(), "train", 3, chunks=2, seed=4)
+    assert load_episodes(config, "eval", words) == generate_episodes(WorldConfig(), "eval", 2, chunks=2, seed=4)
 
 
 def test_a_source_that_cannot_be_loaded_is_explained(tmp_path):

@@ -94,9 +94,7 @@ def test_scripted_memories_equal_those_of_the_scripted_rollout(writer):
     data = tokenize_episodes(episodes, writer.tokenizer, max_chunks=3, chunk_capacity=ROLLOUT.prompt_tokens)
     chooser = RandomChooser(0.6)
     expected = scripted_rollout(writer.steps, writer.tokenizer, episodes, data, chooser, seed=0)
-    for written, state in zip(
-        writer.write_scripted(episodes, chooser), unstack(expected.memory), strict=True
-    ):
+    for written, state in zip(writer.write_scripted(episodes, chooser), unstack(expected.memory), strict=True):
         items = [(item.type, writer.tokenizer.decode(item.tokens)) for item in memory_items(state)]
         assert list(written.items) == items
 
@@ -161,15 +159,11 @@ def test_retrieval_answers_from_the_two_best_chunks_only():
     questions = (Question("Kelora likes what?", "tea"), Question("Rain where?", "here"))
     episode = Episode("e", "generated", chunks, questions)
     assert answer_from_chunks([episode], ExtractiveReader(), chunks=4)[0][0] == 1.0
-    assert answer_from_chunks([dataclasses.replace(episode, chunks=chunks[:1])], ExtractiveReader()) == [
-        [1.0, 0.0]
-    ]
+    assert answer_from_chunks([dataclasses.replace(episode, chunks=chunks[:1])], ExtractiveReader()) == [[1.0, 0.0]]
 
 
 def test_a_chunk_that_cannot_fit_is_refused_by_name():
-    policy = random_policy(
-        rollout=dataclasses.replace(random_policy().rollout, prompt_tokens=200, reply_tokens=8)
-    )
+    policy = random_policy(rollout=dataclasses.replace(random_policy().rollout, prompt_tokens=200, reply_tokens=8))
     writer = PolicyWriter(comparison.greedy_engine(policy), policy.tokenizer, 1)
     fine = Episode("small", "squad", ("word",), (Question("q?", "a"),))
     for text in ("x" * 201, "x" * 199):
@@ -219,15 +213,11 @@ def test_rows_weigh_episodes_equally_in_all_and_questions_equally_in_a_kind():
 
 def small_config(**episodes) -> Config:
     settings = {"lengths": [1, 2], "episodes": 3, "batch": 4, "bootstrap": 50}
-    return build(
-        Config, {"episodes": {"chunks": 2, "world": to_dict(BRIEF), **episodes}, "evaluation": settings}
-    )
+    return build(Config, {"episodes": {"chunks": 2, "world": to_dict(BRIEF), **episodes}, "evaluation": settings})
 
 
 def test_comparison_has_every_policy_kind_and_length():
-    results = comparison.compare(
-        {"warm_start": random_policy(0), "trained": random_policy(1)}, small_config()
-    )
+    results = comparison.compare({"warm_start": random_policy(0), "trained": random_policy(1)}, small_config())
     rows = [tables.Row(**row) for row in json.loads(json.dumps(results["rows"]))]
     assert {r.policy for r in rows} == set(tables.POLICIES)
     assert {r.length for r in rows} == {"1x", "2x"}

@@ -142,9 +142,7 @@ def test_apply_calls_equals_the_oracle(config):
         assert memory_items(state) == oracle.contents()
         assert list(memory_core(state)) == oracle.core
         assert state.next_id == oracle.next_id
-        assert int(memory_tokens(state)) == len(oracle.core) + sum(
-            len(item.tokens) for item in oracle.contents()
-        )
+        assert int(memory_tokens(state)) == len(oracle.core) + sum(len(item.tokens) for item in oracle.contents())
     assert {Status.OK, Status.SKIPPED, Status.UNKNOWN_ID, Status.UNKNOWN_TYPE, Status.EMPTY_CONTENT} <= seen
 
 
@@ -215,9 +213,7 @@ def test_equal_hashes_never_lose_a_text(monkeypatch):
 
 def test_hash_depends_on_order_and_length():
     texts = [[1, 2, 3], [3, 2, 1], [1, 2], [1, 2, 0], [2, 1], []]
-    padded = jnp.array(
-        [text + [5] * (3 - len(text)) for text in texts]
-    )  # what follows a text does not matter
+    padded = jnp.array([text + [5] * (3 - len(text)) for text in texts])  # what follows a text does not matter
     hashes = jax.vmap(ops.hash_tokens)(padded, jnp.array([len(text) for text in texts]))
     assert len(set(hashes.tolist())) == len(texts)
 
@@ -233,9 +229,7 @@ def test_compact_keeps_living_rows_in_order():
 def test_growth_preserves_the_memory_and_makes_room():
     config = MemoryConfig(items=2, arena_tokens=6)
     core = (CallKind.UPDATE, MemoryType.CORE, -1, [5, 5])
-    state, status = statuses_of(
-        empty_memory(config), config, core, insert([1, 2, 3]), insert([4, 5]), insert([6])
-    )
+    state, status = statuses_of(empty_memory(config), config, core, insert([1, 2, 3]), insert([4, 5]), insert([6]))
     assert status[-1] == Status.CAPACITY
     larger = grow_for(jax.tree.map(lambda leaf: leaf[None], state), 3, L)  # a batch of one
     assert (larger.length_I.shape, larger.arena_A.shape) == ((1, 8), (1, 24))

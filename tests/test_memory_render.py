@@ -90,9 +90,7 @@ def test_an_empty_memory_says_so():
 def test_disabled_types_vanish():
     config = MemoryConfig(enabled=("semantic",))
     tokens, _ = rendered(remember(FACTS[:1], config), "x", config)
-    assert TOKENIZER.decode(tokens) == (
-        "<|im_start|>user\nFacts (1 of 1):\n[1] fact number 0\nText:\nx<|im_end|>\n"
-    )
+    assert TOKENIZER.decode(tokens) == ("<|im_start|>user\nFacts (1 of 1):\n[1] fact number 0\nText:\nx<|im_end|>\n")
 
 
 def shown_facts(prompt: str) -> list[int]:

@@ -122,9 +122,7 @@ def test_thinking_is_not_an_answer():
 @given(st.text(alphabet="aAtheN nT.,!;'\n-" + "é"))
 def test_normalise_against_its_definition(text):
     kept = "".join(character for character in text.lower() if character not in string.punctuation)
-    assert metrics.normalise(text) == " ".join(
-        word for word in kept.split() if word not in ("a", "an", "the")
-    )
+    assert metrics.normalise(text) == " ".join(word for word in kept.split() if word not in ("a", "an", "the"))
 
 
 @given(

@@ -124,9 +124,7 @@ def test_public_names_import_and_cost_nothing_before():
     assert memalpha_jax.score("icl_banking77_5900shot_balance", "\\boxed{7}", "7") == 1.0
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = memalpha_jax.nothing_like_it
-    code = (
-        "import sys, json, memalpha_jax; print(json.dumps([m for m in ('jax', 'numpy') if m in sys.modules]))"
-    )
+    code = "import sys, json, memalpha_jax; print(json.dumps([m for m in ('jax', 'numpy') if m in sys.modules]))"
     root = Path(memalpha_jax.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, cwd=root)
     assert json.loads(done.stdout) == []

@@ -163,10 +163,7 @@ def test_dialogue_questions():
 
 def test_classification_takes_the_label_of_the_nearest_sample():
     samples = ("Sample: wake me at nine\nLabel: 3", "Sample: play some jazz music\nLabel: 11")
-    assert (
-        ask("What is the label of: play me jazz", *samples, source="icl_nlu_8296shot_balance")
-        == r"\boxed{11}"
-    )
+    assert ask("What is the label of: play me jazz", *samples, source="icl_nlu_8296shot_balance") == r"\boxed{11}"
 
 
 def oracle_memory(episode, *, keep_stale):

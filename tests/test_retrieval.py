@@ -127,7 +127,5 @@ def test_similar_items_of_an_empty_memory_or_chunk():
     config = MemoryConfig(items=4, arena_tokens=16)
     states = build_states([[], [[1, 2], [3]]], config)
     query_NC = jnp.array([[1, 2], [3, 3]])
-    rows_Nk = jax.jit(jax.vmap(lambda s, q, n: similar_items(s, q, n, 6)))(
-        states, query_NC, jnp.array([2, 0])
-    )
+    rows_Nk = jax.jit(jax.vmap(lambda s, q, n: similar_items(s, q, n, 6)))(states, query_NC, jnp.array([2, 0]))
     assert rows_Nk.tolist() == [[-1] * 6, [0, 1, -1, -1, -1, -1]]

@@ -86,8 +86,7 @@ def test_memory_longer_than_its_chunks_is_negative_and_unclamped():
 
 def test_duplicates_in_the_same_reply_are_paid_only_once():
     copies = [
-        (INSERT, SEMANTIC, text, Status.OK)
-        for text in (FACT, "kelora lives, in VORDALE", "In Vordale lives Kelora")
+        (INSERT, SEMANTIC, text, Status.OK) for text in (FACT, "kelora lives, in VORDALE", "In Vordale lives Kelora")
     ]
     skipped = [(INSERT, SEMANTIC, FACT, Status.SKIPPED)]
     calls = batch([[copies + skipped]])
@@ -167,9 +166,7 @@ def test_near_duplicates_of_inserts_against_all_pairs(texts, threshold):
     assert duplicates(*([(INSERT, SEMANTIC, text, Status.OK)] for text in texts), threshold=threshold) == [
         [flag] for flag in expected
     ]
-    assert jaccard(texts[0], texts[-1]) == len(bag(texts[0]) & bag(texts[-1])) / len(
-        bag(texts[0]) | bag(texts[-1])
-    )
+    assert jaccard(texts[0], texts[-1]) == len(bag(texts[0]) & bag(texts[-1])) / len(bag(texts[0]) | bag(texts[-1]))
 
 
 def loop_rewards(steps, mask, dropped, config):
@@ -216,9 +213,7 @@ def test_sums_against_a_loop(steps, length, dropped, published):
     r2, r4 = loop_rewards(steps, mask, dropped, config)
     assert result.r2_NT[0] == pytest.approx(r2)
     assert result.r4_NT[0] == pytest.approx(r4)
-    total = [
-        0.5 + a + 0.05 * 0.75 + 0.1 * b if valid else 0 for a, b, valid in zip(r2, r4, mask, strict=True)
-    ]
+    total = [0.5 + a + 0.05 * 0.75 + 0.1 * b if valid else 0 for a, b, valid in zip(r2, r4, mask, strict=True)]
     assert result.total_NT[0] == pytest.approx(total)
 
 
@@ -310,18 +305,14 @@ def test_impossible_inputs_are_named(changes, message):
         rewards_of(batch([[[]]]), **changes)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"judge_failure": "zero"}, {"near_duplicate": 0.0}, {"judge_retries": -1}]
-)
+@pytest.mark.parametrize("changes", [{"judge_failure": "zero"}, {"near_duplicate": 0.0}, {"judge_retries": -1}])
 def test_config_is_checked(changes):
     with pytest.raises(UserError, match=rf"rewards\.{next(iter(changes))}"):
         RewardConfig(**changes)
 
 
 def test_metrics_of_every_component_per_source():
-    calls = batch(
-        [[[(INSERT, SEMANTIC, FACT, Status.OK)], []], [[(INSERT, SEMANTIC, FACT, Status.BAD_JSON)] * 2, []]]
-    )
+    calls = batch([[[(INSERT, SEMANTIC, FACT, Status.OK)], []], [[(INSERT, SEMANTIC, FACT, Status.BAD_JSON)] * 2, []]])
     result = rewards_of(calls, mask=[[True, True], [True, False]], scores=[[1.0], [0.0]])
     logged = reward.reward_metrics(result, ["b", "a"])
     for name, values in (("r1", (1, 0, 0.5)), ("r2", (0.5, 0, 1 / 3)), ("calls_per_chunk", (0.5, 2, 1))):
@@ -338,9 +329,7 @@ def test_applied_calls_decodes_each_text_once():
         tokens = tokenizer.encode("hello")
         calls.content_KL[0, t, 1, : len(tokens)] = tokens
         calls.length_K[0, t, 1] = len(tokens)
-    applied = reward.applied_calls(
-        calls, calls.status_K, lambda ids: seen.append(ids) or tokenizer.decode(ids)
-    )
+    applied = reward.applied_calls(calls, calls.status_K, lambda ids: seen.append(ids) or tokenizer.decode(ids))
     assert applied.texts == [[["", "hello"], ["", "hello"]]]
     assert len(seen) == 1
 
@@ -348,9 +337,7 @@ def test_applied_calls_decodes_each_text_once():
 def test_score_answers_sends_only_judged_sources_to_the_grader():
     class Grader:
         def replies(self, queries):
-            assert [(query.question, query.gold, query.answer) for query in queries] == [
-                ("when", "x; y", " 3 May")
-            ]
+            assert [(query.question, query.gold, query.answer) for query in queries] == [("when", "x; y", " 3 May")]
             return ["Yes."]
 
     queries = [ReaderQuery("where", data_source="squad"), ReaderQuery("when", data_source="longmemeval_s*")]

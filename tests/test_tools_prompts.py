@@ -11,10 +11,7 @@ from memalpha_jax.memory.state import MemoryConfig, empty_memory
 from memalpha_jax.tools.prompts import TEMPLATES, load_template
 from memalpha_jax.tools.schemas import TYPE_NAMES, search_schema, tool_schemas, tools_text
 
-SUBSETS = [
-    tuple(name for i, name in enumerate(TYPE_NAMES) if bits >> i & 1)
-    for bits in range(1, 2 ** len(TYPE_NAMES))
-]
+SUBSETS = [tuple(name for i, name in enumerate(TYPE_NAMES) if bits >> i & 1) for bits in range(1, 2 ** len(TYPE_NAMES))]
 
 
 @pytest.mark.parametrize("enabled", SUBSETS)
@@ -31,8 +28,7 @@ def test_prompt_shows_enabled_types_only(name, enabled):
     words = {"core": "Core ", "episodic": "Events", "semantic": "Facts"}
     for kind in TYPE_NAMES:
         assert (
-            (words[kind] if name == "compact" else f"{kind}_memory")
-            in prompt.replace("Not for core_memory", "")
+            (words[kind] if name == "compact" else f"{kind}_memory") in prompt.replace("Not for core_memory", "")
         ) == (kind in enabled)
     if name != "compact":
         assert prompt.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")

@@ -65,16 +65,11 @@ def test_fields_of_a_reply(wire):
 
 @both_wires
 @settings(max_examples=80, deadline=None)
-@given(
-    st.lists(texts, max_size=3), st.lists(st.sampled_from(["", "so ", "é\n", "✿ "]), min_size=4, max_size=4)
-)
+@given(st.lists(texts, max_size=3), st.lists(st.sampled_from(["", "so ", "é\n", "✿ "]), min_size=4, max_size=4))
 def test_subactions_follow_the_spans(wire, contents, prose):
     """Byte tokens: the bytes of sub-action i are the text of call i, all others are those of no call."""
     tokenizer = TinyTokenizer()
-    text = (
-        "".join(gap + format_call(*insert(c), wire) for gap, c in zip(prose, contents, strict=False))
-        + prose[-1]
-    )
+    text = "".join(gap + format_call(*insert(c), wire) for gap, c in zip(prose, contents, strict=False)) + prose[-1]
     ids = [*tokenizer.encode(text), tokenizer.eos_id]
     _, subaction_R = parse_reply_tokens(padded(ids, 1200), len(ids), tokenizer, wire, K, L)
     for i, call in enumerate(parse_calls(text, wire)):
@@ -165,11 +160,7 @@ def test_truncation_keeps_as_many_whole_words_as_fit(text, limit):
     kept = tokenizer.decode(tokens)
     assert kept.endswith(TRUNCATION_NOTE)
     room = limit - len(TRUNCATION_NOTE)
-    ends = [
-        i
-        for i in range(len(text) + 1)
-        if not text[i : i + 1].strip() and len(text[:i].rstrip().encode()) <= room
-    ]
+    ends = [i for i in range(len(text) + 1) if not text[i : i + 1].strip() and len(text[:i].rstrip().encode()) <= room]
     whole = max((text[:i].rstrip() for i in ends), key=len, default="")
     kept = kept.removesuffix(TRUNCATION_NOTE)
     assert kept == whole if whole.strip() else text.startswith(kept)

@@ -26,9 +26,7 @@ MARKERS = (
     "<|im_end|>",
     "<|im_start|>",
 )
-CONTENTS = st.lists(
-    st.one_of(st.text(max_size=8), st.sampled_from((*MARKERS, '"', "\\", "{", "}", "\n"))), max_size=6
-)
+CONTENTS = st.lists(st.one_of(st.text(max_size=8), st.sampled_from((*MARKERS, '"', "\\", "{", "}", "\n"))), max_size=6)
 contents = CONTENTS.map("".join).filter(str.strip)
 ids = st.integers(0, 2**31 - 1).map(str)
 calls = st.one_of(
@@ -38,9 +36,7 @@ calls = st.one_of(
     ),
     st.tuples(
         st.just("memory_update"),
-        st.fixed_dictionaries(
-            {"memory_type": st.sampled_from(LISTS), "memory_id": ids, "new_content": contents}
-        ),
+        st.fixed_dictionaries({"memory_type": st.sampled_from(LISTS), "memory_id": ids, "new_content": contents}),
     ),
     st.tuples(
         st.just("memory_update"),
@@ -73,13 +69,9 @@ def test_names_follow_memory_types():
     st.lists(st.sampled_from(["", "Well.\n", "\n\n", " {x} "]), min_size=5, max_size=5),
 )
 def test_parse_inverts_format(wire, wanted, prose):
-    text = prose[-1] + "".join(
-        format_call(*call, wire) + gap for call, gap in zip(wanted, prose, strict=False)
-    )
+    text = prose[-1] + "".join(format_call(*call, wire) + gap for call, gap in zip(wanted, prose, strict=False))
     parsed = parse_calls(text, wire)
-    assert [(call.name, call.arguments, call.status) for call in parsed] == [
-        (*call, Status.OK) for call in wanted
-    ]
+    assert [(call.name, call.arguments, call.status) for call in parsed] == [(*call, Status.OK) for call in wanted]
     assert [text[slice(*call.span)] for call in parsed] == [format_call(*call, wire) for call in wanted]
 
 
@@ -89,9 +81,7 @@ def test_parse_inverts_format(wire, wanted, prose):
     st.lists(
         st.one_of(
             st.text(alphabet=st.characters(exclude_categories=[]), max_size=6),
-            st.sampled_from(
-                (*MARKERS, "✿FUNCTION✿", "✿ARGS✿:", "{", "}", '"', "'", "\\", "```", "[", "]", ",", ":")
-            ),
+            st.sampled_from((*MARKERS, "✿FUNCTION✿", "✿ARGS✿:", "{", "}", '"', "'", "\\", "```", "[", "]", ",", ":")),
         ),
         max_size=40,
     ).map("".join)
@@ -157,9 +147,7 @@ def test_a_call_cut_by_the_token_limit_is_bad_json(wire, call, data):
 
 QUOTED = {
     "qwen_agent": "✿FUNCTION✿: memory_delete%s✿ARGS✿: {'memory_type': 'core_memory'}%s",
-    "hermes": (
-        "<tool_call>%s{'name': 'memory_delete', 'arguments': {'memory_type': 'core_memory'}}%s</tool_call>"
-    ),
+    "hermes": ("<tool_call>%s{'name': 'memory_delete', 'arguments': {'memory_type': 'core_memory'}}%s</tool_call>"),
 }
 
 
@@ -272,9 +260,7 @@ def test_calls_are_frames_around_escaped_text(wire, call):
     assert "".join(text for text, _ in segments) == format_call(*call, wire)
     assert {text for text, is_frame in segments if is_frame} <= set(call_frames(wire))
     data = [text for text, is_frame in segments if not is_frame]
-    assert [json.loads(f'"{text}"') for text in data] == [
-        v for k, v in sorted(call[1].items()) if k != "memory_type"
-    ]
+    assert [json.loads(f'"{text}"') for text in data] == [v for k, v in sorted(call[1].items()) if k != "memory_type"]
     # No frame can be forged: recognising frames in the whole text finds those of the call and no other.
     longest_first = sorted(call_frames(wire), key=len, reverse=True)
     found = re.findall("|".join(map(re.escape, longest_first)), format_call(*call, wire))
@@ -320,9 +306,7 @@ def test_deep_nesting_and_costly_repairs_are_refused_quickly():
 
 
 @given(
-    st.recursive(
-        st.none() | st.booleans() | st.floats() | st.text(max_size=5), lambda x: st.lists(x, max_size=3)
-    ),
+    st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=5), lambda x: st.lists(x, max_size=3)),
     st.text(max_size=9),
 )
 @settings(max_examples=100, deadline=None)

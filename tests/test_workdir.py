@@ -123,9 +123,7 @@ def test_resumed_metrics_equal_uninterrupted(tmp_path_factory, values, restored,
     kept = sum(len(line) for line in data.splitlines(keepends=True)[:restored])
     broken.metrics_file.write_bytes(data[: max(kept, len(data) - torn)])
     with MetricsLog(broken, restored_step=restored, tensorboard=False) as log:
-        assert [row["step"] for row in read_metrics(broken.metrics_file)] == [
-            s for s in rows if s <= restored
-        ]
+        assert [row["step"] for row in read_metrics(broken.metrics_file)] == [s for s in rows if s <= restored]
         for step in [s for s in rows if s > restored]:
             log.log(step, rows[step], {"decode": 0.7})
     assert broken.metrics_file.read_bytes() == whole.metrics_file.read_bytes()

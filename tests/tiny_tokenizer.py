@@ -1,6 +1,7 @@
 """A byte-level tokenizer for tests: every text is encodable, and what each id means is obvious.
 
-Ids: 0 padding; 1..256 the bytes 0..255; 257 `<|im_start|>`; 258 `<|im_end|>`; from 259 on the frame strings in the order given.
+Ids: 0 padding; 1..256 the bytes 0..255; 257 `<|im_start|>`; 258 `<|im_end|>`; from 259 on the frame strings, in the
+order given.
 """
 
 import re

@@ -53,9 +53,7 @@ def chunk_text(text: str, max_tokens: int, count_tokens: CountTokens) -> list[st
 
     `UserError` if one character alone has more than `max_tokens` tokens.
     """
-    chunks = (
-        chunk.strip() for chunk in _join(_units(text, max_tokens, count_tokens), max_tokens, count_tokens)
-    )
+    chunks = (chunk.strip() for chunk in _join(_units(text, max_tokens, count_tokens), max_tokens, count_tokens))
     return [chunk for chunk in chunks if chunk]
 
 

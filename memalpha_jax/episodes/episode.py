@@ -93,9 +93,7 @@ def _question_problems(question: Question, where: str, num_chunks: int) -> Itera
     if not golds or any(not gold.strip() for gold in golds):
         yield f"field '{where}.answer' holds no text"
     if any(not 0 <= chunk < num_chunks for chunk in question.evidence):
-        yield (
-            f"field '{where}.evidence' is {list(question.evidence)}; there are {num_chunks} chunks, from 0"
-        )
+        yield (f"field '{where}.evidence' is {list(question.evidence)}; there are {num_chunks} chunks, from 0")
 
 
 def episode_from_json(record: Any, where: str) -> Episode:
@@ -125,14 +123,10 @@ def _question_from_json(record: Any, field: str, where: str) -> Question:
     if isinstance(answer, list):
         answer = _strings(answer, f"{field}.answer", where)
     elif not isinstance(answer, str):
-        raise UserError(
-            f"{where}: field '{field}.answer' must be text or a list of texts, got {_name(answer)}"
-        )
+        raise UserError(f"{where}: field '{field}.answer' must be text or a list of texts, got {_name(answer)}")
     evidence = _typed(record, "evidence", list, where, [], f"{field}.evidence")
     if not all(type(chunk) is int for chunk in evidence):
-        raise UserError(
-            f"{where}: field '{field}.evidence' must be a list of chunk indices, got {evidence!r:.80}"
-        )
+        raise UserError(f"{where}: field '{field}.evidence' must be a list of chunk indices, got {evidence!r:.80}")
     return Question(
         question=_typed(record, "question", str, where, name=f"{field}.question"),
         answer=answer,
@@ -204,9 +198,7 @@ def _reject_repeated_ids(episodes: list[Episode], path: str | os.PathLike[str]) 
     seen: set[str] = set()
     for episode in episodes:
         if episode.instance_id in seen:
-            raise UserError(
-                f"{path}: field 'instance_id' {episode.instance_id!r} occurs twice; ids must be unique"
-            )
+            raise UserError(f"{path}: field 'instance_id' {episode.instance_id!r} occurs twice; ids must be unique")
         seen.add(episode.instance_id)
 
 

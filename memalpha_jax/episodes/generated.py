@@ -93,9 +93,7 @@ class WorldConfig:
             raise UserError("world: people must be at least 2 and statements_per_person above 0")
         weights = (self.fact_weight, self.event_weight, self.knowledge_weight, self.sample_weight)
         if min(weights) < 0 or sum(weights) <= 0:
-            raise UserError(
-                f"world: the weights of the kinds are {weights}; none may be negative, one must be above 0"
-            )
+            raise UserError(f"world: the weights of the kinds are {weights}; none may be negative, one must be above 0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,15 +123,11 @@ class _World:
     people: list[str]  # in order of arrival
     places: list[str]
     things: list[str]  # unused ones
-    facts: dict[tuple[str, str], tuple[int, int]] = dataclasses.field(
-        default_factory=dict
-    )  # not yet corrected
+    facts: dict[tuple[str, str], tuple[int, int]] = dataclasses.field(default_factory=dict)  # not yet corrected
     stated: set[tuple] = dataclasses.field(default_factory=set)
     personal_statements: int = 0
     lines: list[list[Sentence]] = dataclasses.field(default_factory=list)
-    questions: dict[tuple[int, int], str] = dataclasses.field(
-        default_factory=dict
-    )  # by position of the statement
+    questions: dict[tuple[int, int], str] = dataclasses.field(default_factory=dict)  # by position of the statement
 
     def cast(self) -> list[str]:
         arrived = int(self.personal_statements / self.config.statements_per_person) + 1
@@ -151,9 +145,7 @@ class _World:
         return bool(self.rng.random() < self.config.late_rate)
 
 
-def generate_episode(
-    config: WorldConfig, split: str, index: int, *, chunks: int = 3, seed: int = 0
-) -> Episode:
+def generate_episode(config: WorldConfig, split: str, index: int, *, chunks: int = 3, seed: int = 0) -> Episode:
     """Episode number `index` of a split; a function of the arguments alone.
 
     `split` "train" and "eval" share syllables and words but no invented name. The cast, the facts and the
@@ -181,9 +173,7 @@ def generate_episode(
     )
 
 
-def generate_episodes(
-    config: WorldConfig, split: str, count: int, *, chunks: int = 3, seed: int = 0
-) -> list[Episode]:
+def generate_episodes(config: WorldConfig, split: str, count: int, *, chunks: int = 3, seed: int = 0) -> list[Episode]:
     """Episodes 0 to `count` - 1 of a split."""
     return [generate_episode(config, split, i, chunks=chunks, seed=seed) for i in range(count)]
 
@@ -219,9 +209,7 @@ def _useful(world: _World, position: tuple[int, int]) -> tuple[Sentence, str]:
         old = [key for key in old if key[1] != "owns" or world.things]
         if old:
             return _correction(world, old[int(rng.integers(len(old)))], position)
-    weights = np.array(
-        [config.fact_weight, config.event_weight, config.knowledge_weight, config.sample_weight]
-    )
+    weights = np.array([config.fact_weight, config.event_weight, config.knowledge_weight, config.sample_weight])
     writers = (_fact, _event, _knowledge, _sample)
     # A writer that has run out of names hands over to the next, events (many pairs of people) before the
     # others.
@@ -310,11 +298,7 @@ def _chatter(world: _World) -> tuple[Sentence, str]:
     for _ in range(_TRIES):
         one, other = world.pair()
         late = world.late()
-        about = (
-            f"{world.pick(CHATTER_VERBS)} at {other}"
-            if world.rng.random() < 0.5
-            else f"looks {world.pick(MOODS)}"
-        )
+        about = f"{world.pick(CHATTER_VERBS)} at {other}" if world.rng.random() < 0.5 else f"looks {world.pick(MOODS)}"
         text = f"{one} {about}." if late else f"{world.pick(CHATTER_OPENERS)}, {one} {about}."
         if ("chatter", text) not in world.stated:
             break

@@ -20,16 +20,12 @@ class EpisodeIterator(Iterator[np.ndarray]):
 
     def __init__(self, num_episodes: int, batch: int, seed: int) -> None:
         if not 1 <= batch <= num_episodes:
-            raise UserError(
-                f"a batch of {batch} episodes cannot be drawn from {num_episodes}; lower it or load more"
-            )
+            raise UserError(f"a batch of {batch} episodes cannot be drawn from {num_episodes}; lower it or load more")
         self._identity = {"num_episodes": num_episodes, "batch": batch, "seed": seed}
         indices = grain.MapDataset.range(num_episodes).seed(seed).shuffle()
         batches = indices.batch(batch, drop_remainder=True).repeat()
         # Indices cost nothing to make: no prefetching threads.
-        self._iterator = iter(
-            batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-        )
+        self._iterator = iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
 
     def __next__(self) -> np.ndarray:
         return next(self._iterator)

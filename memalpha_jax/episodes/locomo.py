@@ -15,9 +15,7 @@ CATEGORIES = {1: "multi_hop", 2: "temporal", 3: "open_domain", 4: "single_hop"}
 ADVERSARIAL = 5  # asks about things never said; it has no gold answer
 
 
-def load_locomo(
-    path: str | os.PathLike[str], *, chunk_tokens: int, count_tokens: CountTokens
-) -> list[Episode]:
+def load_locomo(path: str | os.PathLike[str], *, chunk_tokens: int, count_tokens: CountTokens) -> list[Episode]:
     """One episode per conversation: sessions in order, turns packed whole into chunks of `chunk_tokens`.
 
     Shared pictures appear as their captions. Questions of the adversarial category are left out; `kind` names
@@ -26,9 +24,7 @@ def load_locomo(
     records = typed(read_json(path), list, str(path))
     if not records:
         raise UserError(f"{path} holds no conversations")
-    return [
-        _episode(record, f"{path}, [{i}]", chunk_tokens, count_tokens) for i, record in enumerate(records)
-    ]
+    return [_episode(record, f"{path}, [{i}]", chunk_tokens, count_tokens) for i, record in enumerate(records)]
 
 
 def _episode(record: Any, where: str, chunk_tokens: int, count_tokens: CountTokens) -> Episode:
@@ -66,9 +62,7 @@ def _question(record: Any, where: str, chunks: list[TurnChunk]) -> Question | No
     if category == ADVERSARIAL:
         return None
     if category not in CATEGORIES:
-        raise UserError(
-            f"{where}, field 'category' is {category!r}, expected a number from 1 to {ADVERSARIAL}"
-        )
+        raise UserError(f"{where}, field 'category' is {category!r}, expected a number from 1 to {ADVERSARIAL}")
     answer = record.get("answer")
     answer = str(answer) if type(answer) in (int, float) else field(record, "answer", str, where)
     # Some records join several turns in one string, "D8:6; D9:17".

@@ -49,9 +49,7 @@ class EpisodesConfig:
 
     def __post_init__(self) -> None:
         if self.source not in SOURCES:
-            raise UserError(
-                f"episodes: source {self.source!r} is unknown; choose one of {', '.join(SOURCES)}"
-            )
+            raise UserError(f"episodes: source {self.source!r} is unknown; choose one of {', '.join(SOURCES)}")
         if self.source != "generated" and not self.path:
             raise UserError(f"episodes: source {self.source!r} needs a file; set config.episodes.path")
         for field in ("num_train", "num_eval", "chunks", "chunk_tokens", "min_questions"):
@@ -118,9 +116,7 @@ def _without_questions_of(held_out: Sequence[Episode], train: Sequence[Episode])
         if questions:
             kept.append(dataclasses.replace(episode, questions=questions))
     if not kept:
-        raise UserError(
-            "every training question also occurs in the eval split; check config.episodes.eval_path"
-        )
+        raise UserError("every training question also occurs in the eval split; check config.episodes.eval_path")
     return kept
 
 

@@ -1,6 +1,6 @@
 """The learner step: loss and gradient of a batch of trajectories as nested scans, one optimizer update per minibatch.
 
-    minibatches ▸ chunk steps ▸ blocks of rows        (gradients are summed, never averaged, over the inner two)
+minibatches ▸ chunk steps ▸ blocks of rows        (gradients are summed, never averaged, over the inner two)
 """
 
 from __future__ import annotations
@@ -99,10 +99,20 @@ def to_blocks(trajectory: Trajectory, advantage_NT: jax.Array, config: GRPOConfi
     def weights_of(subaction, length, active):
         return token_weights(config.objective.averaging, subaction, length, active, max_subactions)
 
-    by_minibatch = lambda x: jnp.moveaxis(x.reshape(M, mini, *x.shape[1:]), 1, 0)  # noqa: E731
-    weights = jax.lax.map(lambda a: weights_of(*a), jax.tree.map(by_minibatch, (t.subaction_NTR, t.reply_len_NT, t.active_NT)))
+    by_minibatch = lambda x: jnp.moveaxis(x.reshape(M, mini, *x.shape[1:]), 1, 0)
+    weights = jax.lax.map(
+        lambda a: weights_of(*a), jax.tree.map(by_minibatch, (t.subaction_NTR, t.reply_len_NT, t.active_NT))
+    )
     weights_NTR = jnp.moveaxis(weights, 0, 1).reshape(N, *weights.shape[2:])
-    fields = (t.prompt_NTP, t.prompt_len_NT, t.reply_NTR, t.reply_len_NT, t.logprobs_NTR, advantage_NT, weights_NTR)
+    fields = (
+        t.prompt_NTP,
+        t.prompt_len_NT,
+        t.reply_NTR,
+        t.reply_len_NT,
+        t.logprobs_NTR,
+        advantage_NT,
+        weights_NTR,
+    )
     return Block(*(arrange(x) for x in fields))
 
 
@@ -152,7 +162,7 @@ def apply_gradient(state: TrainState, gradient, optimizer: optax.GradientTransfo
     finite = jnp.isfinite(norm)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)  # noqa: E731
+    keep = lambda new, old: jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
     new = TrainState(
         keep(params, state.params),
         keep(opt_state, state.opt_state),

@@ -118,8 +118,7 @@ def compile_template(
         return Part("", len(literals) - len(tokens), len(tokens))
 
     parts = tuple(
-        add(tokenizer.encode_trusted(value)) if kind == "text" else Part(value)
-        for kind, value in template.parts
+        add(tokenizer.encode_trusted(value)) if kind == "text" else Part(value) for kind, value in template.parts
     )
     fixed = {
         "empty": add(tokenizer.encode_trusted(template.empty)),

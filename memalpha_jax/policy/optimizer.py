@@ -65,7 +65,7 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
     schedule = learning_rate(config, total_steps)
     clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm > 0 else optax.identity()
     if config.name == "adamw":
-        decayed = lambda params: {name: name in MATRICES for name in params}  # noqa: E731
+        decayed = lambda params: {name: name in MATRICES for name in params}
         return optax.chain(
             clip, optax.adamw(schedule, config.b1, config.b2, weight_decay=config.weight_decay, mask=decayed)
         )

@@ -107,9 +107,7 @@ def policy_config(sections: Mapping[str, Any], tokenizer: Tokenizer) -> PolicyCo
     """The policy's sizes from a run's config, the vocabulary filled in; UserError names a missing section."""
     for name in ("policy", "memory", "rollout"):
         if name not in sections:
-            raise UserError(
-                f"the checkpoint's config has no section {name!r}; it was made by another version"
-            )
+            raise UserError(f"the checkpoint's config has no section {name!r}; it was made by another version")
     config = build(PolicyConfig, sections["policy"], "config.policy")
     return dataclasses.replace(config, vocab_size=tokenizer.vocab_size)
 
@@ -130,13 +128,9 @@ def _check_params(params: Any, config: PolicyConfig, where: str) -> None:
     for name in sorted(names[0].keys() | names[1].keys()):
         expected, found = names[0].get(name), names[1].get(name)
         if expected != found:
-            raise UserError(
-                f"{where} does not fit its own config: {name} has shape {found}, expected {expected}"
-            )
+            raise UserError(f"{where} does not fit its own config: {name} has shape {found}, expected {expected}")
 
 
 def _named_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves
-    }
+    return {jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape) for path, leaf in leaves}

@@ -1,6 +1,6 @@
 """The one table of sharding rules, and the mesh it refers to.
 
-Mesh axes: `data` (trajectories), `fsdp` (trajectories, and parameters sliced over it), `tensor` (heads and hidden units).
+Mesh axes: `data` (trajectories), `fsdp` (trajectories, with parameters sliced over it), `tensor` (heads, hidden units).
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def make_mesh(config: MeshConfig) -> Mesh:
             f"mesh.data={config.data}, mesh.fsdp={config.fsdp}, mesh.tensor={config.tensor} do not fit "
             f"{devices} device(s): their product must be the number of devices (data=0 takes what is left)"
         )
-    return jax.make_mesh((data, config.fsdp, config.tensor), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    return jax.make_mesh(
+        (data, config.fsdp, config.tensor), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3
+    )
 
 
 def row_shards(mesh: Mesh) -> int:

@@ -55,9 +55,7 @@ def paired_difference(one_E: ArrayLike, other_E: ArrayLike, resamples: int = 200
     return bootstrap_mean(np.asarray(one_E, np.float64) - np.asarray(other_E, np.float64), resamples, seed)
 
 
-def independent_difference(
-    one_E: ArrayLike, other_F: ArrayLike, resamples: int = 2000, seed: int = 0
-) -> Estimate:
+def independent_difference(one_E: ArrayLike, other_F: ArrayLike, resamples: int = 2000, seed: int = 0) -> Estimate:
     """mean(one) - mean(other) for two different sets of episodes, with its interval."""
     rng = np.random.default_rng(seed)
     means = []

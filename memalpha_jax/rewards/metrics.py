@@ -42,9 +42,7 @@ def golds(gold: Gold) -> list[str]:
     values = [gold] if isinstance(gold, (str, int, float)) else list(gold)
     texts = [str(value) for value in values if str(value).strip()]
     if not texts:
-        raise UserError(
-            f"the gold answer {gold!r} is empty, so nothing can be scored against it; drop that question"
-        )
+        raise UserError(f"the gold answer {gold!r} is empty, so nothing can be scored against it; drop that question")
     return texts
 
 
@@ -153,9 +151,7 @@ KNOWN_SOURCES = tuple(_RULES)
 @lru_cache(maxsize=1024)
 def find_source(data_source: str) -> str | None:
     """The source behind a name, e.g. `banking77` for `icl_banking77_5900shot_balance`; None if unknown."""
-    name = (
-        data_source.strip().lower().replace("-", "_").removeprefix("memoryagentbench_").removeprefix("icl_")
-    )
+    name = data_source.strip().lower().replace("-", "_").removeprefix("memoryagentbench_").removeprefix("icl_")
     matches = (known for known in _RULES if re.fullmatch(rf"{known}(?:[^a-z0-9].*)?", name, re.DOTALL))
     return next(matches, None)
 
@@ -181,9 +177,7 @@ def needs_grader(data_source: str) -> bool:
     return _RULES[canonical_source(data_source)] is None
 
 
-def score(
-    data_source: str, answer: str, gold: Gold, published: bool = False, verdict: str | None = None
-) -> float:
+def score(data_source: str, answer: str, gold: Gold, published: bool = False, verdict: str | None = None) -> float:
     """The score in [0, 1] of one answer under its source's rule.
 
     Args:

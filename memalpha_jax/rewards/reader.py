@@ -196,9 +196,7 @@ def _rest(question: _Question, one: Sentence) -> str:
     before = next(place for place, word in enumerate(one.words) if word in question.content_set)
     key = _LEADING_KEY.match(one.text)
     start = 1 if key is not None and before > 0 else 0
-    return _trimmed(one, after, len(one.words), question.words) or _trimmed(
-        one, start, before, question.words
-    )
+    return _trimmed(one, after, len(one.words), question.words) or _trimmed(one, start, before, question.words)
 
 
 def _trimmed(one: Sentence, start: int, end: int, known: frozenset[str]) -> str:

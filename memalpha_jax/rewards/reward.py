@@ -53,9 +53,7 @@ class RewardConfig:
         if self.judge_failure not in ("fail", "mask"):
             raise UserError(f"rewards.judge_failure is {self.judge_failure!r}; use 'fail' or 'mask'")
         if not 0 < self.near_duplicate <= 1:
-            raise UserError(
-                f"rewards.near_duplicate is {self.near_duplicate}; it must be above 0 and at most 1"
-            )
+            raise UserError(f"rewards.near_duplicate is {self.near_duplicate}; it must be above 0 and at most 1")
         if self.judge_retries < 0 or self.judge_wait_s < 0:
             raise UserError("rewards.judge_retries and rewards.judge_wait_s must not be negative")
 
@@ -77,9 +75,7 @@ class AppliedCalls:
     texts: Sequence[Sequence[Sequence[str]]]
 
 
-def applied_calls(
-    calls: CallBatch, statuses_NTK: np.ndarray, decode: Callable[[list[int]], str]
-) -> AppliedCalls:
+def applied_calls(calls: CallBatch, statuses_NTK: np.ndarray, decode: Callable[[list[int]], str]) -> AppliedCalls:
     """Brings calls [N, T] to the host and decodes the texts; equal token rows are decoded once."""
     content_NTKL, length_NTK = np.asarray(calls.content_KL), np.asarray(calls.length_K)
     known: dict[bytes, str] = {}
@@ -141,9 +137,7 @@ def score_answers(
     verdicts: dict[int, str] = {}
     if graded and grader is not None:
         asked = [
-            GradeQuery(
-                queries[i].question, "; ".join(metrics.golds(golds[i])), metrics.strip_thinking(answers[i])
-            )
+            GradeQuery(queries[i].question, "; ".join(metrics.golds(golds[i])), metrics.strip_thinking(answers[i]))
             for i in graded
         ]
         verdicts = dict(zip(graded, grader.replies(asked), strict=True))
@@ -242,9 +236,7 @@ def _mean_scores(scores: Sequence[Sequence[float]], N: int) -> np.ndarray:
 
 def _compression(memory_tokens_N: np.ndarray, chunk_tokens_N: np.ndarray) -> np.ndarray:
     if np.any(chunk_tokens_N <= 0):
-        raise UserError(
-            "rewards: an episode has no chunk tokens, so its memory cannot be compared with its length"
-        )
+        raise UserError("rewards: an episode has no chunk tokens, so its memory cannot be compared with its length")
     return 1.0 - memory_tokens_N / chunk_tokens_N
 
 
@@ -257,9 +249,7 @@ def _judged(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(bool[N, T, K] calls with an approved text, bool[N] trajectories of completely judged groups)."""
     if judge is None:
-        raise UserError(
-            "rewards: gamma is not 0 but there is no judge; configure one or set rewards.gamma to 0"
-        )
+        raise UserError("rewards: gamma is not 0 but there is no judge; configure one or set rewards.gamma to 0")
     judged_NTK = paid_NTK & np.isin(calls.kind_NTK, (CallKind.INSERT, CallKind.UPDATE))
     if config.pay_duplicates:
         judged_NTK |= calls.status_NTK == Status.SKIPPED
@@ -268,9 +258,7 @@ def _judged(
     verdicts = _verdicts(judge, queries, config)
     N = len(judged_NTK)
     groups_N = np.zeros(N, int) if group_N is None else np.asarray(group_N)
-    failed = {
-        groups_N[place[0]] for place, query in zip(places, queries, strict=True) if query not in verdicts
-    }
+    failed = {groups_N[place[0]] for place, query in zip(places, queries, strict=True) if query not in verdicts}
     good_NTK = np.zeros(judged_NTK.shape, bool)
     for place, query in zip(places, queries, strict=True):
         good_NTK[place] = verdicts.get(query, False)

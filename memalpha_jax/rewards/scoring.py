@@ -12,7 +12,14 @@ from memalpha_jax.memory.state import MemoryState, MemoryType, memory_core, memo
 from memalpha_jax.policy.tokenizer import Tokenizer
 from memalpha_jax.rewards.judge import Judge
 from memalpha_jax.rewards.reader import Reader, ReaderQuery
-from memalpha_jax.rewards.reward import AppliedCalls, RewardConfig, Rewards, applied_calls, compute_rewards, score_answers
+from memalpha_jax.rewards.reward import (
+    AppliedCalls,
+    RewardConfig,
+    Rewards,
+    applied_calls,
+    compute_rewards,
+    score_answers,
+)
 from memalpha_jax.rollout.trajectory import Trajectory
 
 
@@ -47,7 +54,13 @@ def score_trajectories(
       group_N: the group of each trajectory, within which a failed judge masks r4 together.
     """
     calls, statuses, active_NT, tokens_NT, memory = jax.device_get(
-        (trajectory.calls, trajectory.statuses_NTK, trajectory.active_NT, trajectory.memory_tokens_NT, trajectory.memory)
+        (
+            trajectory.calls,
+            trajectory.statuses_NTK,
+            trajectory.active_NT,
+            trajectory.memory_tokens_NT,
+            trajectory.memory,
+        )
     )
     queries = [
         reader_queries(episode, state, tokenizer) for episode, state in zip(episodes_N, unstack(memory), strict=True)

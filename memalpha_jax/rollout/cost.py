@@ -58,9 +58,7 @@ def time_parts(engine: Engine, params: Any, trajectory: Trajectory) -> dict[str,
     )
     first = seconds_of(jax.jit(lambda p: prefill(engine.policy, p, prompt, length, R)), params)
     parts = {
-        "part/render": seconds_of(
-            jax.jit(lambda m: render_batch(engine, m, prompt, length)), trajectory.memory
-        ),
+        "part/render": seconds_of(jax.jit(lambda m: render_batch(engine, m, prompt, length)), trajectory.memory),
         "part/prefill": first,
         "part/decode": max(0.0, whole - first),
         "part/apply": seconds_of(

@@ -96,9 +96,7 @@ def render_batch(engine: Engine, memory: MemoryState, chunk_NC: jax.Array, chunk
     """Prompts [N, P] and their lengths, for N memories and N chunks."""
 
     def one(state, chunk_C, length):
-        return render_prompt(
-            state, chunk_C, length, engine.tables, engine.memory, engine.rollout.prompt_tokens
-        )
+        return render_prompt(state, chunk_C, length, engine.tables, engine.memory, engine.rollout.prompt_tokens)
 
     return jax.vmap(one)(memory, chunk_NC, chunk_len_N)
 

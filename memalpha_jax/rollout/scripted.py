@@ -161,9 +161,7 @@ def scripted_rollout(
     lines = [sentences(episode) for episode in episodes]
     memory, records = empty_memory(room_for(engine.memory, engine.rollout, T), (N,)), []
     for t in range(T):
-        prompt_NP, prompt_len_N = jax.device_get(
-            steps.render(memory, batch.chunk_BTC[:, t], batch.chunk_len_BT[:, t])
-        )
+        prompt_NP, prompt_len_N = jax.device_get(steps.render(memory, batch.chunk_BTC[:, t], batch.chunk_len_BT[:, t]))
         active_N = t < np.asarray(batch.num_chunks_B)
         reply_NR, reply_len_N = np.zeros((N, R), np.int32), np.zeros((N,), np.int32)
         for n, state in enumerate(unstack(memory)):

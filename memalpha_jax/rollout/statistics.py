@@ -28,9 +28,7 @@ def trajectory_metrics(trajectory: Trajectory, calls: AppliedCalls) -> dict[str,
     metrics = {
         "rollout/calls_per_chunk": float(made_NTK.sum() / chunks),
         "rollout/updates_per_chunk": float((made_NTK & (calls.kind_NTK == CallKind.UPDATE)).sum() / chunks),
-        "rollout/episodic_share": float(
-            (made_NTK & (calls.memory_type_NTK == MemoryType.EPISODIC)).sum() / total
-        ),
+        "rollout/episodic_share": float((made_NTK & (calls.memory_type_NTK == MemoryType.EPISODIC)).sum() / total),
         "rollout/reply_tokens": float(length_NT[active_NT].mean()),
         "rollout/unfinished": float((~finished_NT & active_NT).sum() / chunks),
         "rollout/memory_tokens": float(memory_NT[:, -1].mean()),
@@ -40,7 +38,5 @@ def trajectory_metrics(trajectory: Trajectory, calls: AppliedCalls) -> dict[str,
     }
     for status in Status:
         if status != Status.NO_CALL:
-            metrics[f"status/{status.name.lower()}"] = float(
-                (made_NTK & (calls.status_NTK == status)).sum() / total
-            )
+            metrics[f"status/{status.name.lower()}"] = float((made_NTK & (calls.status_NTK == status)).sum() / total)
     return metrics

@@ -49,9 +49,7 @@ class Steps:
             return replies.tokens_NR, replies.length_N
 
         self.engine = engine
-        self.render = jax.jit(
-            lambda memory, chunk_NC, length_N: render_batch(engine, memory, chunk_NC, length_N)
-        )
+        self.render = jax.jit(lambda memory, chunk_NC, length_N: render_batch(engine, memory, chunk_NC, length_N))
         self.apply = jax.jit(lambda memory, calls, step: apply_batch(engine, memory, calls, step))
         self._reply = jax.jit(reply)
 
@@ -70,9 +68,7 @@ class Steps:
         fits_N = prompt_len_N <= self.engine.rollout.prompt_tokens
         active_N = jnp.asarray(active_N) & fits_N
         replies = self._reply(params, prompt_NP, prompt_len_N, key_N, np.int32(step), active_N)
-        core_len_N, prompt_len_N, reply_NR, reply_len_N = jax.device_get(
-            (memory.core_len, prompt_len_N, *replies)
-        )
+        core_len_N, prompt_len_N, reply_NR, reply_len_N = jax.device_get((memory.core_len, prompt_len_N, *replies))
         calls, _ = self.engine.parser(reply_NR, reply_len_N)
         memory, statuses_NK = self.apply(memory, calls, np.int32(step))
         statuses_NK = np.asarray(statuses_NK)

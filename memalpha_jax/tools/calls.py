@@ -140,9 +140,7 @@ def empty_call_batch(max_calls: int, max_tokens: int, leading: tuple[int, ...] =
         return np.full(leading + shape, value, np.int32)
 
     k = max_calls
-    return CallBatch(
-        full(0, k), full(-1, k), full(-1, k), full(0, k, max_tokens), full(0, k), full(-1, k), full(0)
-    )
+    return CallBatch(full(0, k), full(-1, k), full(-1, k), full(0, k, max_tokens), full(0, k), full(-1, k), full(0))
 
 
 def to_call_batch(

@@ -29,9 +29,7 @@ def load_template(name_or_path: str) -> str:
         hint = f"give one of {', '.join(TEMPLATES)} or the path of a UTF-8 text file"
         raise UserError(f"cannot read the prompt template {name_or_path!r} ({error}): {hint}") from error
     if "{{chunk}}" not in text:
-        raise UserError(
-            f"prompt template {name_or_path!r} has no {{{{chunk}}}}: put it where the text to read belongs"
-        )
+        raise UserError(f"prompt template {name_or_path!r} has no {{{{chunk}}}}: put it where the text to read belongs")
     for name in TYPE_NAMES:
         outside = re.sub(rf"\{{\{{#{name}\}}\}}.*?\{{\{{/{name}\}}\}}", "", text, flags=re.DOTALL)
         if slot := re.search(rf"\{{\{{{name}(_\w+)?\}}\}}", outside):

@@ -58,9 +58,7 @@ def search_schema(enabled: Sequence[str] = TYPE_NAMES) -> dict[str, Any]:
         "query": _text("What to look for."),
         "search_method": _choice(["bm25", "text-embedding"]),
     }
-    return _schema(
-        "search_memory", "Finds the items that fit a query best.", properties, ("memory_type", "query")
-    )
+    return _schema("search_memory", "Finds the items that fit a query best.", properties, ("memory_type", "query"))
 
 
 def tools_text(wire: str, enabled: Sequence[str] = TYPE_NAMES) -> str:
@@ -71,9 +69,7 @@ def tools_text(wire: str, enabled: Sequence[str] = TYPE_NAMES) -> str:
     return "\n".join(json.dumps(schema, ensure_ascii=False) for schema in schemas)
 
 
-def _schema(
-    name: str, description: str, properties: dict[str, Any], required: Sequence[str]
-) -> dict[str, Any]:
+def _schema(name: str, description: str, properties: dict[str, Any], required: Sequence[str]) -> dict[str, Any]:
     parameters = {"type": "object", "properties": properties, "required": list(required)}
     return {"name": name, "description": description, "parameters": parameters}
 

@@ -213,7 +213,5 @@ def call_frames(wire: str) -> tuple[str, ...]:
                 arguments["memory_id"] = ""
             if kind != CallKind.DELETE:
                 arguments["content" if kind == CallKind.INSERT else "new_content"] = ""
-            frames |= dict.fromkeys(
-                text for text, is_frame in call_segments(name, arguments, wire) if is_frame
-            )
+            frames |= dict.fromkeys(text for text, is_frame in call_segments(name, arguments, wire) if is_frame)
     return tuple(frames)

@@ -1,0 +1,33 @@
+"""The tiny policy on English files, SQuAD or LoCoMo in their official JSON, or our own JSONL records.
+
+    python -m memalpha_jax.train --config=experiments/tiny_files.py --workdir=runs/squad \\
+        --config.policy.path=runs/tiny/warm_start \\
+        --config.episodes.source=squad --config.episodes.path=dev-v1.1.json
+
+A policy of this size, with a tokenizer made for another text, cannot read English; what this shows is that every part
+of the machinery can. Chunks are eight times as long as in tiny.py, since a word takes three or four tokens.
+"""
+
+import importlib.util
+import pathlib
+
+
+def get_config():
+    path = pathlib.Path(__file__).with_name("tiny.py")
+    spec = importlib.util.spec_from_file_location("tiny", path)
+    tiny = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tiny)
+    config = tiny.get_config()
+    config.episodes.chunk_tokens = 640
+    config.rollout.prompt_tokens = 832
+    # Four long trajectories take as long as 64 short ones.
+    config.grpo.episodes = 2
+    config.grpo.group = 2
+    config.grpo.block_rows = 2
+    config.grpo.steps = 50
+    config.evaluation.episodes = 16
+    config.run.save_every = 10
+    config.run.trace_every = 10
+    config.run.evaluate_every = 25
+    config.run.evaluate_episodes = 4
+    return config
