@@ -8,16 +8,11 @@ A policy of this size, with a tokenizer made for another text, cannot read Engli
 of the machinery can. Chunks are eight times as long as in tiny.py, since a word takes three or four tokens.
 """
 
-import importlib.util
-import pathlib
+from memalpha_jax.experiment import sibling_config
 
 
 def get_config():
-    path = pathlib.Path(__file__).with_name("tiny.py")
-    spec = importlib.util.spec_from_file_location("tiny", path)
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
-    config = tiny.get_config()
+    config = sibling_config(__file__, "tiny.py")
     config.episodes.chunk_tokens = 640
     config.rollout.prompt_tokens = 832
     # Four long trajectories take as long as 64 short ones.

@@ -8,16 +8,11 @@ Differs from tiny.py in the reward alone: r2 has weight 1, duplicates are paid, 
 it retrieved, so that a stale value beside its correction still scores. About four minutes on two CPU cores.
 """
 
-import importlib.util
-import pathlib
+from memalpha_jax.experiment import sibling_config
 
 
 def get_config():
-    path = pathlib.Path(__file__).with_name("tiny.py")
-    spec = importlib.util.spec_from_file_location("tiny", path)
-    tiny = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tiny)
-    config = tiny.get_config()
+    config = sibling_config(__file__, "tiny.py")
     config.rewards.r2_weight = 1.0
     config.rewards.beta = 0.05
     config.rewards.gamma = 0.1

@@ -41,11 +41,7 @@ _AT_LEAST_0 = (
 )
 _SHARES = (
     *(f"{o}.{name}" for o in _OPTIMIZERS for name in ("warmup", "decay", "final_lr_share")),
-    *(
-        f"warmstart.{lesson}.{name}"
-        for lesson in _LESSONS
-        for name in ("correction_rate", "rate_low", "rate_high", "update_rate")
-    ),
+    *(f"warmstart.{lesson}.{name}" for lesson in _LESSONS for name in ("rate_low", "rate_high", "update_rate")),
 )
 _BELOW_1 = tuple(f"{o}.{name}" for o in _OPTIMIZERS for name in ("b1", "b2"))
 _ABOVE_0 = ("policy.rope_theta", "policy.norm_eps", "policy.qk_norm_init")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import runpy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from absl import flags, logging
@@ -119,3 +121,8 @@ def _with_tuples(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _with_tuples(item) for key, item in value.items()}
     return tuple(value) if isinstance(value, list) else value
+
+
+def sibling_config(experiment_file: str, name: str) -> config_dict.ConfigDict:
+    """The config of the experiment file `name` that lies beside `experiment_file` (its `__file__`), to build on."""
+    return config_dict.ConfigDict(runpy.run_path(str(Path(experiment_file).with_name(name)))["get_config"]())

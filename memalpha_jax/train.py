@@ -27,6 +27,7 @@ from memalpha_jax.checkpoints import Checkpoints, abstract
 from memalpha_jax.command_line import define_flags, load_config_flag
 from memalpha_jax.comparison import greedy_engine
 from memalpha_jax.config import to_dict
+from memalpha_jax.episodes.episode import Episode
 from memalpha_jax.episodes.iterator import EpisodeIterator
 from memalpha_jax.episodes.sources import load_episodes
 from memalpha_jax.errors import UserError, run_main
@@ -41,6 +42,7 @@ from memalpha_jax.policy.sharding import make_mesh, row_shards, tree_shardings
 from memalpha_jax.policy.tokenizer import SentencePieceTokenizer
 from memalpha_jax.report.traces import trace_records
 from memalpha_jax.rewards.judge import RulesJudge
+from memalpha_jax.rewards.metrics import score
 from memalpha_jax.rewards.reader import ExtractiveReader
 from memalpha_jax.rewards.reward import reward_metrics
 from memalpha_jax.rewards.scoring import score_trajectories
@@ -86,6 +88,12 @@ def check_shards(config: Config, mesh: Mesh) -> None:
         )
 
 
+def check_sources(episodes: Sequence[Episode]) -> None:
+    """Raises UserError for a data source whose answers cannot be scored, before the step that draws it."""
+    for source in dict.fromkeys(episode.data_source for episode in episodes):
+        score(source, "", "any")
+
+
 class Trainer:
     """One run: everything made once, and `step`, which does one GRPO step."""
 
@@ -102,6 +110,7 @@ class Trainer:
         count = lambda text: len(self.tokenizer.encode(text))
         self.episodes = load_episodes(config.episodes, "train", count)
         self.held_out = load_episodes(config.episodes, "eval", count)[: config.run.evaluate_episodes]
+        check_sources(self.episodes)
         self.iterator = EpisodeIterator(len(self.episodes), config.grpo.episodes, config.seed)
         self.collect = make_collector(self.engine, self.tokenizer, self.episodes, config.grpo.group, config.seed)
         self.reader, self.judge = ExtractiveReader(one_value=config.rewards.one_value), RulesJudge()
