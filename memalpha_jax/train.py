@@ -53,6 +53,8 @@ from memalpha_jax.rollout.statistics import trajectory_metrics
 from memalpha_jax.stop_signal import StopSignal
 from memalpha_jax.workdir import Workdir, exclusive, write_traces
 
+COST_STEP = 2
+"""The step whose parts are timed: the first one without compilation."""
 SIZES = ("width", "layers", "heads", "kv_heads", "head_dim", "ff", "rope_theta", "norm_eps")
 """What a policy cannot change after it was made."""
 
@@ -189,7 +191,7 @@ class Trainer:
         if is_watched(step, config.run.trace_every, config.grpo.steps):
             records = trace_records(trajectory, episodes_N, rewards, answers, self.tokenizer, every=G)
             write_traces(self.workdir, step, records)
-        if step == 1:
+        if step == COST_STEP:
             timings |= time_parts(self.engine, self.state.params, trajectory)
         if int(self.state.skipped_in_a_row) >= config.grpo.max_skipped:
             raise UserError(
@@ -216,6 +218,17 @@ def is_due(step: int, every: int, last: int) -> bool:
 def is_watched(step: int, every: int, last: int) -> bool:
     """As `is_due`, and at the first step as well: for what is looked at rather than kept."""
     return every > 0 and (step == 1 or is_due(step, every, last))
+
+
+def log_cost(timings: dict[str, float]) -> None:
+    """One line with the seconds that each part of a step takes, from the step whose parts were timed."""
+    parts = {name.removeprefix("part/"): value for name, value in timings.items() if name != "rollout"}
+    step = timings["rollout"] + timings["reward"] + timings["update"]
+    host = sum(parts[name] for name in ("render", "parse", "apply", "reward"))
+    shown = "  ".join(f"{name} {1000 * value:.0f}" for name, value in parts.items())
+    logging.info(
+        "cost of a step in ms: %s; memory and reward together %.1f %% of %.2f s", shown, 100 * host / step, step
+    )
 
 
 def log_step(step: int, total: int, metrics: dict[str, float], timings: dict[str, float]) -> None:
@@ -246,6 +259,8 @@ def train(config: Config, workdir: Workdir) -> None:
                     metrics |= trainer.evaluate()
                 log.log(step, metrics, timings)
                 log_step(step, total, metrics, timings)
+                if step == COST_STEP:
+                    log_cost(timings)
                 if stop.requested or is_due(step, config.run.save_every, total):
                     trainer.save(checkpoints, step)
                 if stop.requested:
