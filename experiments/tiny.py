@@ -42,16 +42,16 @@ def get_config():
     # Reward: the published sum with its holes closed (see README, "What the published reward does instead").
     config.rewards.r2_weight = 0.3
     config.rewards.beta = 0.1
-    config.rewards.gamma = 0.25
+    config.rewards.gamma = 0.15
     config.rewards.pay_duplicates = False
     config.rewards.one_value = True
 
     # Learning.
     config.grpo.episodes = 8
     config.grpo.group = 8
-    config.grpo.steps = 120
+    config.grpo.steps = 130
     config.grpo.block_rows = 8
-    config.grpo.optimizer.lr = 8e-4
+    config.grpo.optimizer.lr = 9e-4
     config.grpo.optimizer.decay = 0.5
     config.grpo.optimizer.final_lr_share = 0.1
     config.grpo.optimizer.weight_decay = 0.0

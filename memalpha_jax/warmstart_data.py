@@ -22,13 +22,13 @@ _JSON_SPECIAL = {*range(0x20), *b'"\\', 0x7F}
 
 
 PRACTICE = WorldConfig(
-    chatter_rate=0.35,
-    correction_rate=0.8,
+    chatter_rate=0.4,
+    correction_rate=0.7,
     late_rate=0.3,
-    fact_weight=0.75,
-    event_weight=0.1,
-    knowledge_weight=0.05,
-    sample_weight=0.1,
+    fact_weight=0.6,
+    event_weight=0.15,
+    knowledge_weight=0.1,
+    sample_weight=0.15,
 )
 """A world with many corrections, so that updates are practised as much as inserts are."""
 
@@ -52,9 +52,9 @@ class LessonConfig:
     lines_max: int = 2
     world: WorldConfig = PRACTICE
     chunks: int = 8
-    rate_low: float = 0.25
-    rate_high: float = 0.65
-    update_rate: float = 0.75
+    rate_low: float = 0.2
+    rate_high: float = 0.7
+    update_rate: float = 0.6
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,6 +68,8 @@ class Oracle:
             return Status.NOT_ALLOWED
         if kind == CallKind.UPDATE and not tokens:
             return Status.EMPTY_CONTENT
+        if kind == CallKind.DELETE and not self.core:
+            return Status.UNKNOWN_ID
         self.core = [] if kind == CallKind.DELETE else tokens[: self.config.core_tokens]
         return Status.TRUNCATED if len(tokens) > len(self.core) and kind == CallKind.UPDATE else parsed
 

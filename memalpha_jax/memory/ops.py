@@ -20,7 +20,7 @@ from memalpha_jax.memory.segments import concatenate_segments
 from memalpha_jax.memory.state import MemoryConfig, MemoryState, MemoryType
 from memalpha_jax.tools.calls import CallBatch, CallKind, Status
 
-NO_CORE_CALL = -1  # the core is what it was before the reply
+NO_CORE_CALL = -1  # the core is what it was before the reply, and not empty
 CORE_CLEARED = -2
 EDITS = (CallKind.INSERT, CallKind.UPDATE, CallKind.DELETE)
 
@@ -99,7 +99,8 @@ def apply_calls(
     limits = Limits(state.length_I.shape[0], state.arena_A.shape[0], state.core_S.shape[0], enabled)
     pool = jnp.concatenate([state.arena_A, calls.content_KL.reshape(-1)])
     chunk = jnp.asarray(chunk_index, jnp.int32)
-    start = Progress(_extended_rows(state, num_calls), jnp.int32(NO_CORE_CALL), state.next_id)
+    core_now = jnp.where(state.core_len > 0, NO_CORE_CALL, CORE_CLEARED)
+    start = Progress(_extended_rows(state, num_calls), core_now.astype(jnp.int32), state.next_id)
     step = functools.partial(_apply_call, chunk=chunk, limits=limits, pool=pool)
     end, status_K = jax.lax.scan(step, start, _split_calls(calls))
     core_S, core_len = _final_core(state, calls, end.core_call)
@@ -163,8 +164,9 @@ def _split_calls(calls: CallBatch) -> Call:
     )
 
 
-def _verdict(call: Call, rows: Rows, match_J: jax.Array, limits: Limits, pool: jax.Array) -> jax.Array:
-    """Status of a call against the rows that the calls before it left; `match_J` marks the row it names."""
+def _verdict(call: Call, progress: Progress, match_J: jax.Array, limits: Limits, pool: jax.Array) -> jax.Array:
+    """Status of a call against what the calls before it left; `match_J` marks the row it names."""
+    rows, core_is_empty = progress.rows, progress.core_call == CORE_CLEARED
     is_core = call.memory_type == MemoryType.CORE
     insert, update, delete = (call.kind == kind for kind in EDITS)
     enabled = jnp.array(limits.enabled).at[call.memory_type].get(mode="clip")
@@ -179,6 +181,8 @@ def _verdict(call: Call, rows: Rows, match_J: jax.Array, limits: Limits, pool: j
         (~enabled, Status.TYPE_DISABLED),
         (is_core & insert, Status.NOT_ALLOWED),
         (~is_core & ~insert & ~jnp.any(match_J), Status.UNKNOWN_ID),
+        # Nothing is there to delete; counting it as done would pay for calls that do nothing.
+        (is_core & delete & core_is_empty, Status.UNKNOWN_ID),
         (~delete & (call.length <= 0), Status.EMPTY_CONTENT),
         (insert & _is_stored(call, rows, pool), Status.SKIPPED),
         (~is_core & ~delete & (too_much_text | no_row), Status.CAPACITY),
@@ -206,7 +210,7 @@ def _apply_call(
     """The scan body: judges one call, then edits the row it names or the free row that is its own."""
     rows = progress.rows
     match_J = (rows.length_J > 0) & (rows.type_J == call.memory_type) & (rows.id_J == call.item_id)
-    status = _verdict(call, rows, match_J, limits, pool)
+    status = _verdict(call, progress, match_J, limits, pool)
     done = (status == Status.OK) | (status == Status.TRUNCATED)
     insert, update, delete = (done & (call.kind == kind) for kind in EDITS)
     new_J = insert & (jnp.arange(match_J.shape[0]) == limits.items + call.index)
