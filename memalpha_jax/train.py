@@ -111,8 +111,9 @@ class Trainer:
         self.engine = engine.with_parser(self.parser)
         count = lambda text: len(self.tokenizer.encode(text))
         self.episodes = load_episodes(config.episodes, "train", count)
-        self.held_out = load_episodes(config.episodes, "eval", count)[: config.run.evaluate_episodes]
-        check_sources(self.episodes)
+        held_out = load_episodes(config.episodes, "eval", count)
+        check_sources([*self.episodes, *held_out])
+        self.held_out = held_out[: config.run.evaluate_episodes]
         self.iterator = EpisodeIterator(len(self.episodes), config.grpo.episodes, config.seed)
         self.collect = make_collector(self.engine, self.tokenizer, self.episodes, config.grpo.group, config.seed)
         self.reader, self.judge = ExtractiveReader(one_value=config.rewards.one_value), RulesJudge()
