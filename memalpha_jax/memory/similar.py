@@ -74,11 +74,13 @@ def pairs(tokens: jax.Array, lengths: jax.Array) -> jax.Array:
 def passages(chunk_C: jax.Array, chunk_len: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Overlapping passages [W, size] of a chunk and their lengths: 16 tokens each, longer for long chunks.
 
-    Each starts in the middle of the one before, so that a sentence of half a passage lies whole in one.
+    Each starts in the middle of the one before, so that a sentence of half a passage lies whole in one. They depend
+    on the chunk alone, not on how far it is padded.
     """
-    size = max(PASSAGE_TOKENS, 2 * -(-chunk_C.shape[0] // MOST_PASSAGES))
-    start_W = jnp.arange(0, max(1, chunk_C.shape[0] - size // 2), size // 2)
-    passage_WC = chunk_C.at[start_W[:, None] + jnp.arange(size)].get(mode="fill", fill_value=0)
+    size = jnp.maximum(PASSAGE_TOKENS, 2 * -(-chunk_len // MOST_PASSAGES))
+    widest = max(PASSAGE_TOKENS, 2 * -(-chunk_C.shape[0] // MOST_PASSAGES))
+    start_W = jnp.arange(MOST_PASSAGES) * (size // 2)
+    passage_WC = chunk_C.at[start_W[:, None] + jnp.arange(widest)].get(mode="fill", fill_value=0)
     return passage_WC, jnp.clip(chunk_len - start_W, 0, size)
 
 
