@@ -59,7 +59,7 @@ def insert(memory_type: MemoryType, text: str) -> Call:
 
 
 def update(item: MemoryItem, text: str) -> Call:
-    arguments = {"memory_type": MEMORY_NAMES[item.type], "memory_id": str(item.id), "new_content": text}
+    arguments = {"memory_type": MEMORY_NAMES[item.type], "new_content": text, "memory_id": str(item.id)}
     return "memory_update", arguments
 
 

@@ -38,15 +38,14 @@ def tool_schemas(enabled: Sequence[str] = TYPE_NAMES) -> list[dict[str, Any]]:
     if not types:
         return schemas
     required = ("memory_type",) if "core_memory" in types else ("memory_type", "memory_id")
-    target = {"memory_type": _choice(types)}
-    if lists:
-        target["memory_id"] = _text("Number in brackets before the item." + _unless_core(types))
-    update = target | {"new_content": _text("Text that takes the place of the old one.")}
+    kind = {"memory_type": _choice(types)}
+    target = {"memory_id": _text("Number in brackets before the item." + _unless_core(types))} if lists else {}
+    update = kind | {"new_content": _text("Text that takes the place of the old one.")} | target
     updates = "Replaces an item" if lists else "Replaces the core memory"
     deletes = "Removes an item" if lists else "Empties the core memory"
     also = " or the whole core memory" if lists and "core_memory" in types else ""
     schemas.append(_schema("memory_update", f"{updates}{also}.", update, (*required, "new_content")))
-    schemas.append(_schema("memory_delete", f"{deletes}{also}.", target, required))
+    schemas.append(_schema("memory_delete", f"{deletes}{also}.", kind | target, required))
     return schemas
 
 

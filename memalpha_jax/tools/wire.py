@@ -164,7 +164,8 @@ def _verdict(name: str, arguments: dict[str, Any]) -> Status:
     return Status.OK if content.strip() else Status.EMPTY_CONTENT
 
 
-_KEY_ORDER = ("memory_type", "memory_id", "content", "new_content")
+# An id after the text: a causal writer can then look for the item that says what it has just written.
+_KEY_ORDER = ("memory_type", "content", "new_content", "memory_id")
 
 
 def format_call(name: str, arguments: Mapping[str, str | int], wire: str) -> str:
