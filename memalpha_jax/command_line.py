@@ -6,7 +6,9 @@ every one into a line that names the option and says what would have been right.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import operator
 import os
 import re
 import sys
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections.config_flags import config_flags, config_path
 
 from memalpha_jax.config import build, flatten, unknown_key
 from memalpha_jax.errors import UserError
@@ -27,6 +29,14 @@ FLAGS = flags.FLAGS
 HELP = ("--help", "-help", "-h", "--helpshort", "-?")
 # The flags defined here belong, in `--help`, to the command that asks for them.
 flags.disclaim_key_flags()
+
+
+def _value_of(key: str, config: Any) -> Any:
+    """In place of ml_collections' own, which for the key `memory.items` finds the method `items` instead."""
+    return functools.reduce(operator.getitem, key.split("."), config)
+
+
+config_path.get_value = _value_of
 
 
 def define_flags(*, config: bool = True, workdir: bool = True) -> None:
