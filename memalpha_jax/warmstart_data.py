@@ -105,7 +105,7 @@ def copying_rows(steps: Steps, tokenizer: Tokenizer, lesson: LessonConfig, count
     engine, rng = steps.engine, np.random.default_rng([seed, first, lesson.lines_max])
     pieces = copyable_pieces(tokenizer)
     newline = tokenizer.encode("\n")
-    R = engine.rollout.reply_tokens
+    P, R = engine.rollout.prompt_tokens, engine.rollout.reply_tokens
     chunks, replies = [], []
     for _ in range(count):
         lines = [
@@ -116,13 +116,13 @@ def copying_rows(steps: Steps, tokenizer: Tokenizer, lesson: LessonConfig, count
         calls = [call_segments(*insert(LISTS[rng.integers(2)], ""), engine.rollout.wire) for _ in lines]
         reply = [token for call, line in zip(calls, lines, strict=True) for token in _filled(call, line, tokenizer)]
         replies.append([*reply, tokenizer.eos_id])
-    kept = [i for i in range(count) if len(replies[i]) <= R]
-    chunk_MC, chunk_len_M = _padded([chunks[i] for i in kept])
-    memory = empty_memory(engine.memory, (len(kept),))
+    # All rows at full width, whatever was drawn, so that rendering is compiled once.
+    chunk_MC, chunk_len_M = _padded(chunks, P)
+    memory = empty_memory(engine.memory, (count,))
     prompt_MP, prompt_len_M = jax.device_get(steps.render(memory, chunk_MC, chunk_len_M))
-    reply_MR, reply_len_M = _padded([replies[i] for i in kept], R)
-    rows = Rows(prompt_MP, prompt_len_M, reply_MR, reply_len_M)
-    return rows.take(np.flatnonzero(prompt_len_M <= engine.rollout.prompt_tokens))
+    reply_MR, reply_len_M = _padded(replies, R)
+    rows = Rows(prompt_MP, prompt_len_M, reply_MR[:, :R], reply_len_M)
+    return rows.take(np.flatnonzero((prompt_len_M <= P) & (reply_len_M <= R)))
 
 
 def copyable_pieces(tokenizer: Tokenizer) -> np.ndarray:

@@ -129,6 +129,14 @@ def test_copying_rows_are_a_function_of_their_arguments(steps, copied):
         assert other.reply_MR.shape != copied.reply_MR.shape or (other.reply_MR != copied.reply_MR).any()
 
 
+def test_copying_rows_are_rendered_by_code_compiled_once(steps, copied):
+    compiled = steps.render._cache_size()
+    for number, lines in enumerate((1, 3, 5)):
+        lesson = dataclasses.replace(COPY, lines_min=lines, lines_max=lines)
+        assert len(copying_rows(steps, TOKENIZER, lesson, 40, 0, number).prompt_len_M)
+    assert steps.render._cache_size() == compiled
+
+
 def test_copyable_pieces_stand_for_themselves_in_json():
     pieces = copyable_pieces(TOKENIZER)
     assert len(pieces) > 400
