@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ from memalpha_jax.notebook import Notebook, Origin, printable
 from memalpha_jax.policy.policy import Policy, load_policy
 from memalpha_jax.rollout.engine import make_engine
 from memalpha_jax.rollout.steps import StepRecord, Steps
+from memalpha_jax.stop_signal import StopSignal
 from memalpha_jax.tools.calls import CallBatch, CallKind, Status, ToolCall
 from memalpha_jax.tools.wire import parse_calls
 
@@ -95,13 +97,18 @@ class MemoryAgent:
         return self._book.as_dict()
 
     def observe(
-        self, text: str, source: str = "text", on_call: Callable[[CallResult], None] | None = None
+        self,
+        text: str,
+        source: str = "text",
+        on_call: Callable[[CallResult], None] | None = None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> list[CallResult]:
         """Reads `text` chunk by chunk; the results of all calls, in order.
 
         Args:
           text: of any length; it is cut into chunks that fit the prompt.
           source: what provenance calls it. on_call: told of each call as soon as it is applied.
+          stopped: asked before each chunk whether to leave it and the rest unread.
 
         Raises:
           UserError: the prompt has no room for any text at all.
@@ -109,7 +116,7 @@ class MemoryAgent:
         results: list[CallResult] = []
         at, limit = 0, self.policy.rollout.prompt_tokens
         waiting = collections.deque(cut_text(text, self._chunk_budget(), self._count))
-        while waiting:
+        while waiting and not stopped():
             chunk = waiting.popleft()
             self._state, record = self._read(chunk)
             if record.prompt_len_N[0] > limit:  # the core has grown meanwhile; there was no reply
@@ -293,8 +300,11 @@ def _item_id(option: str, name: str) -> int:
     return int(name)
 
 
-def read_input(agent: MemoryAgent, path: str, text: str, save_to: Path) -> None:
-    """Reads a file or standard input, telling each call; saves now and then and however the reading ends."""
+def read_input(agent: MemoryAgent, path: str, text: str, save_to: Path) -> str:
+    """Reads a file or standard input, telling each call; saves now and then and however the reading ends.
+
+    Returns the name of the signal that ended it early, "" where none did.
+    """
     calls, saved = 0, agent.notebook.chunks_read
     agent.save(save_to)  # a place that cannot be written is better known before the reading
 
@@ -307,16 +317,19 @@ def read_input(agent: MemoryAgent, path: str, text: str, save_to: Path) -> None:
             agent.save(save_to)
 
     before = agent.notebook.chunks_read
-    try:
-        agent.observe(text, source="standard input" if path == "-" else path, on_call=show)
-    finally:
-        agent.save(save_to)
+    source = "standard input" if path == "-" else path
+    with StopSignal() as stop:
+        try:
+            agent.observe(text, source, on_call=show, stopped=lambda: stop.requested)
+        finally:
+            agent.save(save_to)
     book = agent.notebook
     print(f"{calls} calls on {book.chunks_read - before} chunks; {len(book.notes)} items in memory")
+    return stop.name
 
 
-def run(args: Any) -> None:
-    """The command, from parsed flags."""
+def run(args: Any) -> int | None:
+    """The command, from parsed flags; returns the exit code."""
     continued = args.memory is not None and Path(args.memory).exists()
     if not args.input and not continued:
         missing = f": there is no memory file {args.memory}" if args.memory else ""
@@ -333,7 +346,10 @@ def run(args: Any) -> None:
         text = read_text(args.input)
         agent = MemoryAgent(load_policy(args.checkpoint))
         agent.adopt(book)
-        read_input(agent, args.input, text, save_to)
+        stopped_by = read_input(agent, args.input, text, save_to)
+        if stopped_by:
+            print(f"{stopped_by}: reading stopped; memory saved in {save_to}")
+            return 128 + signal.Signals[stopped_by]
         book = agent.notebook
         print(f"memory saved in {save_to}; --memory={save_to} goes on from it")
     if args.list:
@@ -342,17 +358,18 @@ def run(args: Any) -> None:
         answer = notebook.ask(book, question)
         guess = "" if answer.sure or not answer.text else "  (a guess: no item has all the words of the question)"
         print(f"Q: {question}\nA: {printable(answer.text) or '(nothing in memory answers this)'}{guess}")
+    return None
 
 
 def main(argv: Sequence[str]) -> int | None:
     del argv
     try:
-        run(flags.FLAGS)
+        code = run(flags.FLAGS)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of our output, such as `head`, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    return None
+    return code
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -354,6 +355,29 @@ def test_an_interrupted_reading_keeps_what_was_read(writing, policy, tmp_path, m
     with pytest.raises(KeyboardInterrupt):
         agent_module.run(options(checkpoint="x", input="long.txt", memory="m.json"))
     assert notebook.load_notebook("m.json").notes[0].text == "Kelora likes tea."
+
+
+def test_a_signal_ends_the_reading_after_the_chunk_and_saves(writing, policy, tmp_path, monkeypatch):
+    _, say = writing
+    say([insert("Kelora likes tea.") + insert("Kelora likes rice."), insert("Kelora likes salt.")])
+    told = []
+
+    def terminated(*args, **kwargs):
+        told.append(args[0])
+        if len(told) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(agent_module, "load_policy", lambda path: policy)
+    monkeypatch.setattr(agent_module, "print", terminated, raising=False)
+    Path("long.txt").write_text("A line of text.\n" * 40)
+    code = agent_module.run(options(checkpoint="x", input="long.txt", memory="m.json", ask=["Who?"]))
+    assert code == 128 + signal.SIGTERM
+    assert told[-1] == "SIGTERM: reading stopped; memory saved in m.json"
+    book = notebook.load_notebook("m.json")
+    assert book.chunks_read == 1
+    assert [note.text for note in book.notes] == ["Kelora likes tea.", "Kelora likes rice."]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_the_command_line_ends_with_exit_codes(tmp_path):
