@@ -15,7 +15,6 @@ import functools
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +117,9 @@ class Trainer:
         self.collect = make_collector(self.engine, self.tokenizer, self.episodes, config.grpo.group, config.seed)
         self.reader, self.judge = ExtractiveReader(one_value=config.rewards.one_value), RulesJudge()
         self.optimizer = make_optimizer(config.grpo.optimizer, config.grpo.steps)
-        self.state = self._place(init_state(start.params, self.optimizer))
+        state = init_state(start.params, self.optimizer)
+        shardings = tree_shardings(state, self.mesh)
+        self.state = jax.device_put(state, shardings)
         # Held only where the objective asks for it; a copy, since the buffers of the state are donated.
         copied = jax.tree.map(jnp.copy, self.state.params) if config.grpo.objective.kl_coef != 0 else None
         self.reference = copied
@@ -131,13 +132,11 @@ class Trainer:
                 optimizer=self.optimizer,
             ),
             donate_argnums=0,
+            out_shardings=(shardings, None),  # left to itself, XLA would lay out small parameters in another way
         )
         self.meta = {"config": to_dict(config), "tokenizer": self.tokenizer.files()}
         policy_now = Policy(config.policy, None, self.tokenizer, config.memory, config.rollout)
         self.writer = PolicyWriter(greedy_engine(policy_now), self.tokenizer, config.evaluation.batch, config.seed)
-
-    def _place(self, tree: Any) -> Any:
-        return jax.device_put(tree, tree_shardings(tree, self.mesh))
 
     def restore(self, checkpoints: Checkpoints) -> int | None:
         """Continues from the newest sound checkpoint; returns its step, None at a fresh start."""
