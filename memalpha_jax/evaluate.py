@@ -11,6 +11,7 @@ earlier call on the same workdir, are kept; a source that is not the workdir's o
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -38,7 +39,8 @@ from memalpha_jax.workdir import Workdir, atomic_write, read_config
 def find_policies(workdir: Path, also: Sequence[str], start: str = "") -> dict[str, Policy]:
     """The policies of a workdir by name, and those named on the command line as NAME=PATH.
 
-    `start`: where training started, by the run's config; used where there is no WORKDIR/warm_start.
+    `start`: where training started, by the run's config; used where there is no WORKDIR/warm_start. The warm start
+    gets the trained policy's budgets, as it had in training: it may have been made with others.
 
     Raises:
       UserError: there is none, or a NAME=PATH that is not one.
@@ -54,7 +56,11 @@ def find_policies(workdir: Path, also: Sequence[str], start: str = "") -> dict[s
         found[name] = Path(place)
     if not found:
         raise UserError(f"{workdir} holds neither warm_start nor checkpoints; run warmstart or train on it first")
-    return {name: load_policy(place) for name, place in found.items()}
+    policies = {name: load_policy(place) for name, place in found.items()}
+    if policies.keys() >= places.keys():
+        memory, rollout = policies["trained"].memory, policies["trained"].rollout
+        policies["warm_start"] = dataclasses.replace(policies["warm_start"], memory=memory, rollout=rollout)
+    return policies
 
 
 def merge_results(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
