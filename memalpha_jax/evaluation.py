@@ -132,7 +132,7 @@ class PolicyWriter:
             for n, state in enumerate(unstack(memory)):
                 if t < len(lines[n]):
                     items = [(item, self.tokenizer.decode(item.tokens)) for item in memory_items(state)]
-                    calls = writer(View(lines[n][t], items, "", lines[n]), rngs[n])
+                    calls = writer(View(lines[n][t], items, "", self.engine.tables.item, lines[n]), rngs[n])
                     reply = fit_reply(calls, self.tokenizer, wire, R)
                     reply_NR[n, : len(reply)], length_N[n] = reply, len(reply)
             parsed, _ = self.engine.parser(reply_NR, length_N)

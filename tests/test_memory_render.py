@@ -67,6 +67,33 @@ FACTS = [(MemoryType.SEMANTIC, f"fact number {i}") for i in range(7)]
 EVENTS = [(MemoryType.EPISODIC, f"event {'x' * i}") for i in range(3)]
 
 
+@pytest.mark.parametrize(
+    ("mark", "line"),
+    [
+        ("{{item:text [id]}}\n", "fact number 0 [1]"),
+        ("{{item:<id> text.}}\n", "<1> fact number 0."),
+        ("", "[1] fact number 0"),
+    ],
+)
+def test_items_are_written_as_the_template_says(mark, line):
+    config = MemoryConfig(core_tokens=40)
+    state = remember(FACTS[:2], config)
+    tokens, length = rendered(state, "x", config, template=mark + TEMPLATE)
+    text = TOKENIZER.decode(tokens)
+    assert f"Facts (2 of 2):\n{line}\n{line.replace('0', '#').replace('1', '2').replace('#', '1')}\nText" in text
+    assert (
+        render_text(state, TOKENIZER.encode("x"), parse_template(mark + TEMPLATE, config), TOKENIZER, config, 4096)
+        == text
+    )
+    assert length == len(TOKENIZER.encode_trusted(text))
+
+
+@pytest.mark.parametrize("pattern", ["id", "text", "[id] [id] text", "identity text", ""])
+def test_items_without_their_id_or_text_are_refused(pattern):
+    with pytest.raises(UserError, match="once each"):
+        parse_template(f"{{{{item:{pattern}}}}}" + TEMPLATE, MemoryConfig())
+
+
 def test_prompt_reads_as_the_template_says():
     config = MemoryConfig(core_tokens=40)
     mixed = [FACTS[0], EVENTS[0], *FACTS[1:6], EVENTS[1]]

@@ -14,6 +14,7 @@ from memalpha_jax.episodes.batch import tokenize_episodes
 from memalpha_jax.episodes.episode import Episode
 from memalpha_jax.episodes.generated import WorldConfig, generate_episodes, sentences
 from memalpha_jax.memory.state import MemoryConfig, MemoryItem, MemoryType, memory_items, unstack
+from memalpha_jax.memory.template import DEFAULT_ITEM_FORMAT
 from memalpha_jax.rollout import scripted
 from memalpha_jax.rollout.engine import make_engine
 from memalpha_jax.rollout.rollout import RolloutConfig
@@ -57,7 +58,7 @@ class ListMemory:
         items = [(MemoryItem(i, kind, (), 0, 0), text) for i, kind, text in self.items]
         prompt = "".join(f"[{i}] {text}\n" for i, _, text in self.items[len(self.items) - shown :])
         lines = sentences(episode)
-        return View(lines[t], items, prompt, lines)
+        return View(lines[t], items, prompt, DEFAULT_ITEM_FORMAT, lines)
 
 
 def played(writer: scripted.Writer, shown: int = 100, seed: int = 0) -> Iterator[tuple[View, list[scripted.Call]]]:

@@ -260,7 +260,9 @@ def test_calls_are_frames_around_escaped_text(wire, call):
     assert "".join(text for text, _ in segments) == format_call(*call, wire)
     assert {text for text, is_frame in segments if is_frame} <= set(call_frames(wire))
     data = [text for text, is_frame in segments if not is_frame]
-    assert [json.loads(f'"{text}"') for text in data] == [v for k, v in sorted(call[1].items(), reverse=True) if k != "memory_type"]
+    assert [json.loads(f'"{text}"') for text in data] == [
+        v for k, v in sorted(call[1].items(), reverse=True) if k != "memory_type"
+    ]
     # No frame can be forged: recognising frames in the whole text finds those of the call and no other.
     longest_first = sorted(call_frames(wire), key=len, reverse=True)
     found = re.findall("|".join(map(re.escape, longest_first)), format_call(*call, wire))

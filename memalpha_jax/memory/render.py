@@ -30,6 +30,7 @@ from memalpha_jax.memory.state import (
 )
 from memalpha_jax.memory.template import (
     LIST_SLOTS,
+    ItemFormat,
     Part,
     PromptTemplate,
     RenderTables,
@@ -149,24 +150,21 @@ def _list_segments(
     tables: RenderTables,
     config: MemoryConfig,
 ) -> list[Segments]:
-    """`[id] text` lines of the shown items of one list, or the empty word if the list holds nothing."""
+    """One line for each shown item of one list, or the empty word if the list holds nothing."""
     of_kind_I = state.type_I == kind
     entries = min(config.shown_items + config.similar_items, shown_I.shape[0])
     place_I = jnp.cumsum(shown_I & of_kind_I)
     row_E = (place_I <= jnp.arange(entries)[:, None]).sum(-1)  # the first row with more than e shown up to it
     used_E = row_E < shown_I.shape[0]
     row_E = jnp.minimum(row_E, shown_I.shape[0] - 1)
-    start_ES, length_ES = jax.vmap(
-        lambda row: _joined(
-            [
-                _piece(tables.before_id),
-                _number(state.id_I[row]),
-                _piece(tables.after_id),
-                _stretch(arena_start + state.start_I[row], state.length_I[row]),
-                _piece(tables.newline),
-            ]
-        )
-    )(row_E)
+
+    def line(row: jax.Array) -> Segments:
+        item_id, text = _number(state.id_I[row]), _stretch(arena_start + state.start_I[row], state.length_I[row])
+        first, second = (item_id, text) if tables.item.id_first else (text, item_id)
+        before, between, after = map(_piece, tables.item_marks)
+        return _joined([before, first, between, second, after, _piece(tables.newline)])
+
+    start_ES, length_ES = jax.vmap(line)(row_E)
     length_ES = jnp.where(used_E[:, None], length_ES, 0)
     nothing = ~jnp.any(state.alive_I & of_kind_I)
     empty = [_piece(tables.empty, nothing), _piece(tables.newline, nothing)]
@@ -261,7 +259,7 @@ def _slot_texts(
         rows = [row for row, item in enumerate(items) if item.type == kind]
         newest = rows[max(0, len(rows) - recent) :]
         shown = [items[row] for row in rows if row in newest or row in likest]
-        lines = [_line(item, tokenizer) for item in shown]
+        lines = [_line(item, template.item, tokenizer) for item in shown]
         if not rows:
             lines = [_trusted(template.empty + "\n", tokenizer)]
         values[name] = _Text("".join(line.text for line in lines), sum(line.tokens for line in lines))
@@ -274,7 +272,7 @@ def _trusted(text: str, tokenizer: Tokenizer) -> _Text:
     return _Text(text, len(tokenizer.encode_trusted(text)))
 
 
-def _line(item: MemoryItem, tokenizer: Tokenizer) -> _Text:
-    marks = len(tokenizer.encode("[")) + len(tokenizer.encode("] ")) + len(tokenizer.encode("\n"))
-    text = f"[{item.id}] {tokenizer.decode(item.tokens)}\n"
+def _line(item: MemoryItem, item_format: ItemFormat, tokenizer: Tokenizer) -> _Text:
+    text = item_format.line(item.id, tokenizer.decode(item.tokens)) + "\n"
+    marks = sum(len(tokenizer.encode(mark)) for mark in (*item_format.marks, "\n"))
     return _Text(text, marks + len(str(item.id)) + len(item.tokens))

@@ -1,13 +1,14 @@
 """Prompt templates: text with slots, read once and turned into arrays.
 
-    {{core}} {{episodic}} {{semantic}} {{chunk}}        texts; lists have one `[id] text` line per item
+    {{core}} {{episodic}} {{semantic}} {{chunk}}        texts; lists have one line per item
     {{core_tokens}} {{core_limit}}                      numbers, as are
     {{episodic_shown}} {{episodic_total}}               how many items of a list are shown, and exist
     {{tools}}                                           the tool schemas, a fixed text
     {{#semantic}} .. {{/semantic}}                      vanishes if that memory type is disabled
     {{empty:none yet}}                                  what an empty memory reads as (default: empty)
+    {{item:text [id]}}                                  how an item is written (default: [id] text)
 
-A section or `empty` mark alone on its line takes the line with it. Memory and chunk are data: slots and
+A section, `empty` or `item` mark alone on its line takes the line with it. Memory and chunk are data: slots and
 control strings inside them mean nothing.
 """
 
@@ -31,11 +32,37 @@ LIST_SLOTS = {"episodic": MemoryType.EPISODIC, "semantic": MemoryType.SEMANTIC}
 COUNT_SLOTS = ("episodic_shown", "episodic_total", "semantic_shown", "semantic_total")
 SLOTS = ("core", "chunk", *LIST_SLOTS, "core_tokens", "core_limit", *COUNT_SLOTS)
 DEFAULT_EMPTY = "empty"
+DEFAULT_ITEM = "[id] text"
 
-_LONE_MARK = re.compile(r"^[ \t]*(\{\{(?:[#/]\w+|empty:[^{}\n]*)\}\})[ \t]*\n", re.MULTILINE)
+_LONE_MARK = re.compile(r"^[ \t]*(\{\{(?:[#/]\w+|(?:empty|item):[^{}\n]*)\}\})[ \t]*\n", re.MULTILINE)
 _SECTION = re.compile(r"\{\{#(\w+)\}\}(.*?)\{\{/\1\}\}", re.DOTALL)
 _EMPTY = re.compile(r"\{\{empty:([^{}\n]*)\}\}")
+_ITEM = re.compile(r"\{\{item:([^{}\n]*)\}\}")
 _SLOT = re.compile(r"\{\{([^{}\n]*)\}\}")
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemFormat:
+    """How an item is written: `marks[0]`, id or text, `marks[1]`, the other of the two, `marks[2]`."""
+
+    marks: tuple[str, str, str]
+    id_first: bool
+
+    def line(self, item_id: int, text: str) -> str:
+        """An item's line of a prompt, without the line end."""
+        first, second = (str(item_id), text) if self.id_first else (text, str(item_id))
+        return self.marks[0] + first + self.marks[1] + second + self.marks[2]
+
+
+def parse_item_format(pattern: str) -> ItemFormat:
+    """`[id] text` and the like; UserError unless it holds the words `id` and `text` once each."""
+    pieces = re.split(r"\b(id|text)\b", pattern)
+    if sorted(pieces[1::2]) != ["id", "text"]:
+        raise UserError(f"prompt template: {{{{item:{pattern}}}}} must hold the words id and text once each")
+    return ItemFormat((pieces[0], pieces[2], pieces[4]), pieces[1] == "id")
+
+
+DEFAULT_ITEM_FORMAT = parse_item_format(DEFAULT_ITEM)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +71,12 @@ class PromptTemplate:
 
     Attributes:
       parts: ("text", literal) and ("slot", name) pairs in order; names are those in SLOTS.
-      empty: what an empty memory reads as.
+      empty: what an empty memory reads as. item: how an item is written.
     """
 
     parts: tuple[tuple[str, str], ...]
     empty: str = DEFAULT_EMPTY
+    item: ItemFormat = DEFAULT_ITEM_FORMAT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,25 +95,27 @@ class RenderTables:
     Attributes:
       literals_F: int32, every fixed token; the first ten are the digits 0..9.
       parts: the template's pieces in order.
-      empty, before_id, after_id, newline: what slots need: the empty word, `[`, `] ` and a line end.
+      empty, newline, item_marks: what slots need: the empty word, a line end, the marks of `item`.
+      item: how an item is written.
     """
 
     literals_F: jax.Array
     parts: tuple[Part, ...] = flax.struct.field(pytree_node=False)
     empty: Part = flax.struct.field(pytree_node=False)
-    before_id: Part = flax.struct.field(pytree_node=False)
-    after_id: Part = flax.struct.field(pytree_node=False)
     newline: Part = flax.struct.field(pytree_node=False)
+    item_marks: tuple[Part, Part, Part] = flax.struct.field(pytree_node=False)
+    item: ItemFormat = flax.struct.field(pytree_node=False)
 
 
 def parse_template(text: str, config: MemoryConfig, tools: str | None = None) -> PromptTemplate:
     """Reads a template; `tools` is the text of its {{tools}} slot.
 
-    Raises UserError for a slot that does not exist (or has no text) and for a section that does not end.
+    Raises UserError for a slot that does not exist (or has no text), for a section that does not end and for an
+    item without its id or its text.
     """
     text = _LONE_MARK.sub(r"\1", text)
-    found = _EMPTY.search(text)
-    text = _SECTION.sub(lambda match: _section(match, config), _EMPTY.sub("", text))
+    empty, item = _EMPTY.search(text), _ITEM.search(text)
+    text = _SECTION.sub(lambda match: _section(match, config), _ITEM.sub("", _EMPTY.sub("", text)))
     parts = []
     for index, piece in enumerate(_SLOT.split(text)):
         if index % 2 == 0:
@@ -97,7 +127,11 @@ def parse_template(text: str, config: MemoryConfig, tools: str | None = None) ->
         else:
             slots = ", ".join((*SLOTS, "tools"))
             raise UserError(f"prompt template: unknown or unclosed {{{{{piece}}}}}; slots are {slots}")
-    return PromptTemplate(_joined(parts), found.group(1) if found else DEFAULT_EMPTY)
+    return PromptTemplate(
+        _joined(parts),
+        empty.group(1) if empty else DEFAULT_EMPTY,
+        parse_item_format(item.group(1)) if item else DEFAULT_ITEM_FORMAT,
+    )
 
 
 def compile_template(
@@ -120,13 +154,16 @@ def compile_template(
     parts = tuple(
         add(tokenizer.encode_trusted(value)) if kind == "text" else Part(value) for kind, value in template.parts
     )
-    fixed = {
-        "empty": add(tokenizer.encode_trusted(template.empty)),
-        "before_id": add(tokenizer.encode("[")),
-        "after_id": add(tokenizer.encode("] ")),
-        "newline": add(tokenizer.encode("\n")),
-    }
-    return RenderTables(jnp.asarray(literals, jnp.int32), parts=parts, **fixed)
+    empty, newline = add(tokenizer.encode_trusted(template.empty)), add(tokenizer.encode("\n"))
+    before, between, after = (add(tokenizer.encode(mark)) for mark in template.item.marks)
+    return RenderTables(
+        jnp.asarray(literals, jnp.int32),
+        parts=parts,
+        empty=empty,
+        newline=newline,
+        item_marks=(before, between, after),
+        item=template.item,
+    )
 
 
 def _section(match: re.Match[str], config: MemoryConfig) -> str:

@@ -28,6 +28,7 @@ from memalpha_jax.memory.state import (
     memory_tokens,
     unstack,
 )
+from memalpha_jax.memory.template import ItemFormat
 from memalpha_jax.policy.tokenizer import Tokenizer
 from memalpha_jax.rollout.rollout import room_for
 from memalpha_jax.rollout.steps import Steps
@@ -38,16 +39,20 @@ from memalpha_jax.tools.wire import call_segments
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """What a writer sees at one step: the chunk's sentences, the stored items with their texts, and the prompt."""
+    """What a writer sees at one step: the chunk's sentences, the stored items with their texts, the prompt, and how
+    items are written in it.
+    """
 
     lines: Sequence[Sentence]
     items: Sequence[tuple[MemoryItem, str]]
     prompt: str
+    item_format: ItemFormat
     episode_lines: Sequence[Sequence[Sentence]]
 
     def shown(self) -> list[tuple[MemoryItem, str]]:
         """The items that the prompt shows."""
-        return [(item, text) for item, text in self.items if f"[{item.id}] {text}" in self.prompt]
+        prompt_lines = set(self.prompt.split("\n"))
+        return [(item, text) for item, text in self.items if self.item_format.line(item.id, text) in prompt_lines]
 
 
 Call = tuple[str, dict[str, str]]
@@ -169,7 +174,7 @@ def scripted_rollout(
                 continue
             items = [(item, tokenizer.decode(item.tokens)) for item in memory_items(state)]
             prompt = tokenizer.decode(prompt_NP[n, : prompt_len_N[n]].tolist())
-            calls = writer(View(lines[n][t], items, prompt, lines[n]), rngs[n])
+            calls = writer(View(lines[n][t], items, prompt, engine.tables.item, lines[n]), rngs[n])
             reply = fit_reply(calls, tokenizer, engine.rollout.wire, R)
             reply_NR[n, : len(reply)], reply_len_N[n] = reply, len(reply)
         parsed, subaction_NR = engine.parser(reply_NR, reply_len_N)
