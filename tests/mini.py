@@ -5,9 +5,10 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,18 +134,28 @@ def refused(done: subprocess.CompletedProcess, *words: str, code: int = 1) -> No
         assert word in errors[0], errors[0]
 
 
-def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workdir that was warm started and trained without interruption; look at it, copy it to change it.
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """The workdir that `make` fills, once for all tests, whichever process asks first.
 
-    Made once for all tests, whichever process asks first.
+    Look at it, copy it to change it.
     """
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    workdir, made = shared / "mini_run", shared / "mini_run.made"
-    with open(shared / "mini_run.lock", "w") as lock:
+    workdir, made = shared / name, shared / f"{name}.made"
+    with open(shared / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
-            for module in ("warmstart", "train"):
-                succeeded(run(module, *options(), f"--workdir={workdir}"))
+            shutil.rmtree(workdir, ignore_errors=True)
+            make(workdir)
             made.touch()
     return workdir
+
+
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workdir that was warm started and trained without interruption; see `made_once`."""
+
+    def make(workdir: Path) -> None:
+        for module in ("warmstart", "train"):
+            succeeded(run(module, *options(), f"--workdir={workdir}"))
+
+    return made_once(tmp_path_factory, "mini_run", make)

@@ -67,9 +67,11 @@ def alone(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory) -> Path:
-    """The workdir of a run that was killed at five moments and asked to stop at two others."""
-    workdir = tmp_path_factory.mktemp("resumed") / "run"
+    return mini.made_once(tmp_path_factory, "resumed_run", interrupted)
 
+
+def interrupted(workdir: Path) -> None:
+    """A run that is killed at five moments and asked to stop at two others, and goes on each time."""
     killed(mini.finish(start("warmstart", workdir, IN_FIRST_SAVE)))
     assert [path.name.split(".")[0] for path in (workdir / "warm_start").iterdir()] == ["2"]
     assert load_steps(workdir / "warm_start") == []
@@ -86,7 +88,6 @@ def resumed(tmp_path_factory) -> Path:
     done = terminated_at(start("train", workdir), "continuing at step")
     assert "SIGTERM: saved step" in mini.succeeded(done)
     assert "training finished" in mini.succeeded(mini.finish(start("train", workdir)))
-    return workdir
 
 
 def load_steps(folder: Path) -> list[int]:
