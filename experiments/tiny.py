@@ -15,6 +15,8 @@ def get_config():
     config.episodes.world.chatter_rate = 0.55
     config.episodes.world.correction_rate = 0.25
     config.episodes.world.late_rate = 0.3
+    config.episodes.world.people = 6
+    config.episodes.world.statements_per_person = 2.0
     config.episodes.chunk_tokens = 72
 
     # Policy: about half a million parameters.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from memalpha_jax.experiment import Config
 
 SEEDS = 1 << 32
-_LESSONS = ("copy_short", "copy_long", "demonstrate")
+_LESSONS = ("copy_short", "copy_long", "revise_short", "revise_long", "demonstrate")
 _OPTIMIZERS = ("grpo.optimizer", "warmstart.optimizer")
 
 _AT_LEAST_1 = (
@@ -28,7 +28,7 @@ _AT_LEAST_1 = (
     *(f"rollout.{name}" for name in ("prompt_tokens", "reply_tokens", "max_calls")),
     *(f"grpo.{name}" for name in ("episodes", "group", "steps", "minibatches", "max_skipped")),
     *("mesh.fsdp", "mesh.tensor", "warmstart.tokenizer_pieces", "warmstart.batch"),
-    *(f"warmstart.{lesson}.{name}" for lesson in _LESSONS for name in ("lines_min", "chunks")),
+    *(f"warmstart.{lesson}.{name}" for lesson in _LESSONS for name in ("lines_min", "pieces_min", "chunks")),
     *("evaluation.episodes", "evaluation.batch", "evaluation.bootstrap"),
     *("run.save_every", "run.keep", "run.evaluate_episodes"),
 )
@@ -36,12 +36,12 @@ _AT_LEAST_0 = (
     *("seed", "episodes.seed", "mesh.data", "run.trace_every", "run.evaluate_every", "rollout.temperature"),
     *("grpo.block_rows", "grpo.logprob_slice", "warmstart.block_rows"),
     *(f"grpo.objective.{name}" for name in ("clip_low", "clip_high", "dual_clip", "kl_coef")),
-    *(f"warmstart.{lesson}.steps" for lesson in _LESSONS),
+    *(f"warmstart.{lesson}.{name}" for lesson in _LESSONS for name in ("steps", "stored")),
     *(f"{o}.{name}" for o in _OPTIMIZERS for name in ("lr", "weight_decay", "adam_share", "clip_norm")),
 )
 _SHARES = (
     *(f"{o}.{name}" for o in _OPTIMIZERS for name in ("warmup", "decay", "final_lr_share")),
-    *(f"warmstart.{lesson}.{name}" for lesson in _LESSONS for name in ("rate_low", "rate_high", "update_rate")),
+    *(f"warmstart.{lesson}.{name}" for lesson in _LESSONS for name in ("rate", "update_rate")),
 )
 _BELOW_1 = tuple(f"{o}.{name}" for o in _OPTIMIZERS for name in ("b1", "b2"))
 _ABOVE_0 = ("policy.rope_theta", "policy.norm_eps", "policy.qk_norm_init")
@@ -102,8 +102,10 @@ def _relation_faults(config: Config) -> Iterator[str]:
         lesson = getattr(warm, name)
         if lesson.lines_min > lesson.lines_max:
             yield f"warmstart.{name}.lines_min is {lesson.lines_min}, above lines_max, {lesson.lines_max}"
-        if lesson.rate_low > lesson.rate_high:
-            yield f"warmstart.{name}.rate_low is {lesson.rate_low}, above rate_high, {lesson.rate_high}"
+        if lesson.pieces_min > lesson.pieces_max:
+            yield f"warmstart.{name}.pieces_min is {lesson.pieces_min}, above pieces_max, {lesson.pieces_max}"
+        if lesson.stored > config.memory.items:
+            yield f"warmstart.{name}.stored is {lesson.stored}; config.memory.items has room for {config.memory.items}"
     lengths = config.evaluation.lengths
     if not lengths or min(lengths) < 1:
         yield f"evaluation.lengths is {lengths}; it must hold numbers of at least 1"

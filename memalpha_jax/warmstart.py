@@ -38,7 +38,8 @@ from memalpha_jax.rollout.steps import Steps
 from memalpha_jax.stop_signal import StopSignal
 from memalpha_jax.tools.prompts import load_template
 from memalpha_jax.tools.wire import call_frames
-from memalpha_jax.warmstart_data import LessonConfig, Rows, copying_rows, demonstrations
+from memalpha_jax.warmstart_copying import copying_rows
+from memalpha_jax.warmstart_data import LessonConfig, Rows, demonstrations
 from memalpha_jax.workdir import Workdir, exclusive
 
 TEMPLATE_WEIGHT = 50
@@ -56,7 +57,13 @@ def train_tokenizer(config: Config) -> SentencePieceTokenizer:
 def lessons(config: Config) -> list[tuple[str, LessonConfig]]:
     """The lessons in order, by name."""
     w = config.warmstart
-    return [("copy_short", w.copy_short), ("copy_long", w.copy_long), ("demonstrate", w.demonstrate)]
+    return [
+        ("copy_short", w.copy_short),
+        ("copy_long", w.copy_long),
+        ("revise_short", w.revise_short),
+        ("revise_long", w.revise_long),
+        ("demonstrate", w.demonstrate),
+    ]
 
 
 def make_rows(config: Config, steps: Steps, tokenizer: Tokenizer, lesson: LessonConfig, number: int) -> Rows:

@@ -156,7 +156,7 @@ BAD_VALUES = [
     ("grpo.logprob_slice", 7, "must divide rollout.reply_tokens"),
     ("warmstart.batch", 6, "must divide warmstart.batch"),
     ("warmstart.demonstrate.lines_min", 20, "above lines_max"),
-    ("warmstart.demonstrate.rate_low", 1.5, "between 0 and 1"),
+    ("warmstart.demonstrate.rate", 1.5, "between 0 and 1"),
     ("evaluation.lengths", (), "at least 1"),
     ("run.save_every", 0, "at least 1"),
     ("memory.enabled", ("core", "notes"), "notes"),

@@ -1,5 +1,7 @@
 """Rendered prompts against the same template filled in with plain string operations."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -194,7 +196,7 @@ def test_embedded_templates_render_as_their_text(name):
     assert TOKENIZER.decode(tokens) == expected
     assert "{{" not in expected
     assert "episodic" not in expected.lower()
-    assert shown_facts(expected) == [2, 3, 4, 5, 6]
+    assert re.findall(r"fact number (\d)", expected) == ["2", "3", "4", "5", "6"]
 
 
 @pytest.mark.parametrize("similar", [0, 3])

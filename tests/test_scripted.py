@@ -119,7 +119,7 @@ def test_the_random_chooser_copies_at_its_rate_and_updates_what_is_corrected():
 
 @pytest.mark.parametrize("shown", [100, 2])
 def test_the_demonstrator_writes_in_text_order_and_never_repeats(shown):
-    writer = Demonstrator(rate_low=0.5, rate_high=0.9, update_rate=1.0)
+    writer = Demonstrator(rate=0.7, update_rate=1.0)
     stored, lines, types, updates = 0, 0, [], 0
     for view, calls in played(writer, shown):
         texts = [line.text for line in view.lines]
@@ -144,13 +144,30 @@ def test_the_demonstrator_writes_in_text_order_and_never_repeats(shown):
     assert updates > (5 if shown == 100 else 0)
 
 
+def test_the_demonstrator_has_another_taste_in_every_chunk():
+    shares = {rate: [] for rate in (0.1, 0.5, 0.9)}
+    alike = []
+    for rate, own in shares.items():
+        for seed in range(20):
+            for view, calls in played(Demonstrator(rate, 0.0), seed=seed):
+                written = {text_of(call) for call in calls}
+                for kind in {line.kind for line in view.lines if line.corrects is None}:
+                    stored = [line.text in written for line in view.lines if line.kind == kind]
+                    own.append(np.mean(stored))
+                    alike += [stored[0] == stored[1]] if len(stored) > 1 and rate == 0.5 else []
+    for rate, own in shares.items():
+        assert abs(np.mean(own) - rate) < 0.06
+    # Two sentences of one kind agree with probability 1/2 if each is chosen alone; with Beta(1/2, 1/2), with 3/4.
+    assert 0.68 < np.mean(alike) < 0.82
+
+
 def test_the_demonstrator_leaves_a_stored_sentence_alone_and_may_add_a_correction():
     episode = EPISODES[0]
     memory = ListMemory()
     lines = sentences(episode)[0]
     memory.apply([scripted.insert(SEMANTIC, line.text) for line in lines])
-    assert Demonstrator(1.0, 1.0, 1.0)(memory.view(episode, 0, 100), np.random.default_rng(0)) == []
-    assert not any(c[0] == "memory_update" for _, calls in played(Demonstrator(1.0, 1.0, 0.0)) for c in calls)
+    assert Demonstrator(1.0, 1.0)(memory.view(episode, 0, 100), np.random.default_rng(0)) == []
+    assert not any(c[0] == "memory_update" for _, calls in played(Demonstrator(1.0, 0.0)) for c in calls)
 
 
 def test_replies_hold_whole_calls_and_text_that_looks_like_a_frame_stays_text():
@@ -206,7 +223,7 @@ def test_a_scripted_rollout_leaves_the_memory_that_lists_in_python_hold(steps):
 
 
 def test_a_scripted_trajectory_does_not_depend_on_its_batch(steps):
-    writer = Demonstrator(0.3, 0.9, 0.5)
+    writer = Demonstrator(0.6, 0.5)
     three = scripted_rollout(steps, TOKENIZER, EPISODES[:3], batch_of(EPISODES[:3], [4, 5, 6]), writer, seed=1)
     order = [2, 0, 0]
     mixed = [EPISODES[i] for i in order]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -19,18 +20,12 @@ from memalpha_jax.rollout.steps import Steps
 from memalpha_jax.tools.calls import CallKind, Status, ToolCall
 from memalpha_jax.tools.prompts import load_template
 from memalpha_jax.tools.wire import call_frames, parse_calls
-from memalpha_jax.warmstart_data import (
-    LINE_PIECES,
-    PRACTICE,
-    LessonConfig,
-    Rows,
-    copyable_pieces,
-    copying_rows,
-    demonstrations,
-)
+from memalpha_jax.warmstart_copying import copyable_pieces, copying_rows
+from memalpha_jax.warmstart_data import PRACTICE, LessonConfig, Rows, demonstrations
 
 COPY = LessonConfig(10, demonstrate=False, lines_min=2, lines_max=4)
 WORLD = dataclasses.replace(PRACTICE, sentences_min=4, sentences_max=6)
+REVISE = LessonConfig(10, demonstrate=False, lines_min=2, lines_max=3, pieces_min=3, pieces_max=5, stored=3)
 SHOW = LessonConfig(10, demonstrate=True, world=WORLD, chunks=4)
 SAMPLE_TEXTS = [*vocabulary_texts(), load_template("compact")]
 TOKENIZER = SentencePieceTokenizer.train(SAMPLE_TEXTS, 900, call_frames("qwen_agent"))
@@ -87,13 +82,13 @@ def test_demonstrations_copy_lines_of_the_chunk_in_order_and_once(shown):
         for call in calls:
             types.append(call.memory_type)
             if call.kind == CallKind.UPDATE:
-                assert f"[{call.memory_id}] " in before
+                assert f'", "memory_id": "{call.memory_id}\n' in before
                 updates += 1
             else:
-                assert f"] {call.content}\n" not in before
+                assert f'{call.content}", "memory_id"' not in before
         stored, lines_seen = stored + len(calls), lines_seen + len(lines)
         assert WORLD.sentences_min <= len(lines) <= WORLD.sentences_max
-    assert SHOW.rate_low < stored / lines_seen < SHOW.rate_high
+    assert 0.3 < stored / lines_seen < 0.7
     assert updates > 0
     assert set(types) == {1, 2}
 
@@ -137,6 +132,36 @@ def test_copying_rows_are_rendered_by_code_compiled_once(steps, copied):
     assert steps.render._cache_size() == compiled
 
 
+def test_revisions_repeat_the_beginning_of_the_item_whose_id_they_state(steps):
+    rows = copying_rows(steps, TOKENIZER, REVISE, 60, 0, 0)
+    prompt_calls, ids, kinds = 0, set(), []
+    for before, lines, calls in read(rows):
+        lists = re.findall(r'^(Events|Facts)$|^(.*)", "memory_id": "(\d+)$', before, re.MULTILINE)
+        items, kind = {}, 0
+        for heading, text, item_id in lists:
+            kind = {"Events": 1, "Facts": 2}.get(heading, kind)
+            items |= {int(item_id): (kind, text)} if item_id else {}
+        assert 2 <= len(items) <= 3
+        assert [call.content for call in calls] == lines
+        for call in calls:
+            kinds.append(call.kind)
+            assert call.status == Status.OK
+            if call.kind == CallKind.INSERT:
+                assert not any(call.content.startswith(text) for _, text in items.values())
+                continue
+            ids.add(call.memory_id)
+            if call.memory_id in items:
+                kind, text = items[call.memory_id]
+                assert call.memory_type == kind
+                assert call.content != text
+                beginning = TOKENIZER.decode(TOKENIZER.encode(text)[:1])
+                assert beginning in call.content
+                prompt_calls += 1
+    assert prompt_calls > 60
+    assert 0.15 < np.mean(np.array(kinds) == CallKind.INSERT) < 0.45
+    assert len(ids) > 6  # ids have gaps, so that they cannot be guessed from the order
+
+
 def test_copyable_pieces_stand_for_themselves_in_json():
     pieces = copyable_pieces(TOKENIZER)
     assert len(pieces) > 400
@@ -155,7 +180,7 @@ def test_lines_have_the_stated_number_of_pieces(copied):
         inside = [token in pieces for token in reply[:length].tolist()]
         edges = np.flatnonzero(np.diff([False, *inside, False]))
         counts += (edges[1::2] - edges[::2]).tolist()
-    assert (min(counts), max(counts)) == (LINE_PIECES[0], LINE_PIECES[1] - 1)
+    assert (min(counts), max(counts)) == (COPY.pieces_min, COPY.pieces_max)
 
 
 def test_cropping_drops_padding_only(shown):

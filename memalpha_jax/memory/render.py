@@ -274,5 +274,5 @@ def _trusted(text: str, tokenizer: Tokenizer) -> _Text:
 
 def _line(item: MemoryItem, item_format: ItemFormat, tokenizer: Tokenizer) -> _Text:
     text = item_format.line(item.id, tokenizer.decode(item.tokens)) + "\n"
-    marks = sum(len(tokenizer.encode(mark)) for mark in (*item_format.marks, "\n"))
+    marks = sum(len(tokenizer.encode_trusted(mark)) for mark in (*item_format.marks, "\n"))
     return _Text(text, marks + len(str(item.id)) + len(item.tokens))

@@ -155,7 +155,7 @@ def compile_template(
         add(tokenizer.encode_trusted(value)) if kind == "text" else Part(value) for kind, value in template.parts
     )
     empty, newline = add(tokenizer.encode_trusted(template.empty)), add(tokenizer.encode("\n"))
-    before, between, after = (add(tokenizer.encode(mark)) for mark in template.item.marks)
+    before, between, after = (add(tokenizer.encode_trusted(mark)) for mark in template.item.marks)
     return RenderTables(
         jnp.asarray(literals, jnp.int32),
         parts=parts,

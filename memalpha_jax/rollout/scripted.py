@@ -108,27 +108,28 @@ class Demonstrator:
     """The warm start's writer: right format, in text order, no repeats; what is stored where is random.
 
     Attributes:
-      rate_low, rate_high: each chunk's share of stored sentences is drawn from this range.
-      update_rate: how often a sentence that corrects a shown item replaces it.
+      rate: share of sentences that are stored, over many chunks. In one chunk every kind of sentence has a share of
+        its own, drawn from Beta(rate, 1 - rate): a taste, as random as the choice of single sentences, which gives
+        reinforcement learning whole tastes to choose from.
+      update_rate: share of sentences correcting a shown item that are stored; they replace that item.
     """
 
-    rate_low: float
-    rate_high: float
+    rate: float
     update_rate: float
 
     def __call__(self, view: View, rng: np.random.Generator) -> list[Call]:
-        rate, calls = rng.uniform(self.rate_low, self.rate_high), []
+        kinds = sorted({line.kind for line in view.lines})
+        rates = dict(zip(kinds, rng.beta(max(self.rate, 1e-9), max(1 - self.rate, 1e-9), len(kinds)), strict=True))
+        calls = []
         shown, taken = view.shown(), {text for _, text in view.items}
         for line in view.lines:
             if line.text in taken:
                 continue
             stale = corrected_item(line, view, shown)
-            if stale is not None and rng.random() < self.update_rate:
-                calls.append(update(stale, line.text))
-            elif rng.random() < rate:
-                calls.append(insert(LISTS[rng.integers(2)], line.text))
-            else:
+            if rng.random() >= (rates[line.kind] if stale is None else self.update_rate):
                 continue
+            is_new = stale is None
+            calls.append(insert(LISTS[rng.integers(2)], line.text) if is_new else update(stale, line.text))
             taken.add(line.text)
         return calls
 
