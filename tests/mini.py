@@ -40,6 +40,8 @@ SETTINGS: dict[str, Any] = {
     "warmstart.round_rows": 16,
     "warmstart.copy_short.steps": 3,
     "warmstart.copy_long.steps": 0,
+    "warmstart.revise_short.steps": 2,
+    "warmstart.revise_long.steps": 0,
     "warmstart.demonstrate.steps": 3,
     "warmstart.demonstrate.chunks": 2,
     "episodes.chunks": 2,

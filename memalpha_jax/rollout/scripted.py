@@ -128,8 +128,7 @@ class Demonstrator:
             stale = corrected_item(line, view, shown)
             if rng.random() >= (rates[line.kind] if stale is None else self.update_rate):
                 continue
-            is_new = stale is None
-            calls.append(insert(LISTS[rng.integers(2)], line.text) if is_new else update(stale, line.text))
+            calls.append(update(stale, line.text) if stale else insert(LISTS[rng.integers(2)], line.text))
             taken.add(line.text)
         return calls
 
