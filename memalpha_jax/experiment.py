@@ -21,7 +21,7 @@ from memalpha_jax.policy.optimizer import OptimizerConfig
 from memalpha_jax.policy.sharding import MeshConfig
 from memalpha_jax.rewards.reward import RewardConfig
 from memalpha_jax.rollout.rollout import RolloutConfig
-from memalpha_jax.warmstart_data import LessonConfig
+from memalpha_jax.warmstart_data import SHORT_CHUNKS, LessonConfig
 from memalpha_jax.workdir import Workdir, open_workdir
 
 
@@ -34,7 +34,7 @@ class WarmStartConfig:
       batch: rows per step. round_rows: how many rows are made at a time, about.
       block_rows: as `GRPOConfig.block_rows`.
       optimizer: one schedule over all lessons.
-      copy_short, copy_long, revise_short, revise_long, demonstrate: the lessons, in this order.
+      copy_short, copy_long, revise_short, revise_long, store_all, demonstrate: the lessons, in this order.
     """
 
     tokenizer_pieces: int = 1000
@@ -45,12 +45,13 @@ class WarmStartConfig:
         name="muon", lr=1e-2, warmup=0.02, decay=0.3, b2=0.98, weight_decay=0.0
     )
     copy_short: LessonConfig = LessonConfig(150, demonstrate=False)
-    copy_long: LessonConfig = LessonConfig(60, demonstrate=False, lines_min=2, lines_max=4)
+    copy_long: LessonConfig = LessonConfig(40, demonstrate=False, lines_min=2, lines_max=4)
     revise_short: LessonConfig = LessonConfig(
         250, demonstrate=False, lines_min=2, lines_max=3, pieces_min=3, pieces_max=5, stored=3
     )
-    revise_long: LessonConfig = LessonConfig(100, demonstrate=False, lines_min=2, lines_max=3, stored=5)
-    demonstrate: LessonConfig = LessonConfig(400, demonstrate=True)
+    revise_long: LessonConfig = LessonConfig(50, demonstrate=False, lines_min=2, lines_max=3, stored=5)
+    store_all: LessonConfig = LessonConfig(200, demonstrate=True, world=SHORT_CHUNKS, rate=1.0, update_rate=1.0)
+    demonstrate: LessonConfig = LessonConfig(500, demonstrate=True)
 
 
 @dataclasses.dataclass(frozen=True)

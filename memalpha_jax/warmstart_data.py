@@ -18,12 +18,16 @@ PRACTICE = WorldConfig(
     late_rate=0.3,
     people=6,
     statements_per_person=2.0,
-    fact_weight=0.6,
-    event_weight=0.15,
-    knowledge_weight=0.1,
-    sample_weight=0.15,
+    fact_weight=0.5,
+    event_weight=0.2,
+    knowledge_weight=0.12,
+    sample_weight=0.18,
 )
-"""A world with many corrections, so that updates are practised as much as inserts are."""
+"""A world with many corrections, so that updates are practised."""
+SHORT_CHUNKS = dataclasses.replace(
+    PRACTICE, sentences_min=3, sentences_max=4, chatter_rate=0.2, correction_rate=1.0, fact_weight=1.0
+)
+"""Chunks of which a reply can store every sentence, so that what they correct is stored and updates are frequent."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +54,7 @@ class LessonConfig:
     world: WorldConfig = PRACTICE
     chunks: int = 8
     rate: float = 0.45
-    update_rate: float = 0.6
+    update_rate: float = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
