@@ -43,6 +43,8 @@ def get_config():
 
     # Reward: the published sum with its holes closed (see README, "What the published reward does instead").
     config.rewards.r2_weight = 0.3
+    config.rewards.beta = 0.1
+    config.rewards.gamma = 0.15
     config.rewards.pay_duplicates = False
     config.rewards.one_value = True
 
@@ -51,7 +53,7 @@ def get_config():
     config.grpo.group = 8
     config.grpo.steps = 130
     config.grpo.block_rows = 8
-    config.grpo.optimizer.lr = 6e-4
+    config.grpo.optimizer.lr = 8e-4
     config.grpo.optimizer.decay = 0.5
     config.grpo.optimizer.final_lr_share = 0.1
     config.grpo.optimizer.weight_decay = 0.0

@@ -41,7 +41,7 @@ class LessonConfig:
       lines_min, lines_max: random lines per chunk, where they are copied. pieces_min, pieces_max: their lengths.
       stored: random items in memory beforehand, which the lines revise.
       world: of the demonstrated episodes. chunks: chunks per episode; memory fills up along them.
-      rate, update_rate: see `Demonstrator`.
+      rate, update_rate, right_list_rate: see `Demonstrator`.
     """
 
     steps: int
@@ -53,8 +53,9 @@ class LessonConfig:
     stored: int = 0
     world: WorldConfig = PRACTICE
     chunks: int = 8
-    rate: float = 0.45
+    rate: float = 0.35
     update_rate: float = 0.8
+    right_list_rate: float = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +91,7 @@ def demonstrations(steps: Steps, tokenizer: Tokenizer, lesson: LessonConfig, cou
         chunk_capacity=engine.rollout.prompt_tokens,
         episode_indices=np.arange(first, first + count),
     )
-    writer = Demonstrator(lesson.rate, lesson.update_rate)
+    writer = Demonstrator(lesson.rate, lesson.update_rate, lesson.right_list_rate)
     t = scripted_rollout(steps, tokenizer, chosen, batch, writer, seed)
     fits = (t.prompt_len_NT <= engine.rollout.prompt_tokens) & t.active_NT & (t.reply_len_NT > 0)
     rows = Rows(t.prompt_NTP[fits], t.prompt_len_NT[fits], t.reply_NTR[fits], t.reply_len_NT[fits])

@@ -119,7 +119,7 @@ def test_the_random_chooser_copies_at_its_rate_and_updates_what_is_corrected():
 
 @pytest.mark.parametrize("shown", [100, 2])
 def test_the_demonstrator_writes_in_text_order_and_never_repeats(shown):
-    writer = Demonstrator(rate=0.7, update_rate=1.0)
+    writer = Demonstrator(rate=0.7, update_rate=1.0, right_list_rate=0.5)
     stored, lines, types, updates = 0, 0, [], 0
     for view, calls in played(writer, shown):
         texts = [line.text for line in view.lines]
@@ -149,7 +149,7 @@ def test_the_demonstrator_has_another_taste_in_every_chunk():
     alike = []
     for rate, own in shares.items():
         for seed in range(20):
-            for view, calls in played(Demonstrator(rate, 0.0), seed=seed):
+            for view, calls in played(Demonstrator(rate, 0.0, 0.5), seed=seed):
                 written = {text_of(call) for call in calls}
                 for kind in {line.kind for line in view.lines if line.corrects is None}:
                     stored = [line.text in written for line in view.lines if line.kind == kind]
@@ -161,13 +161,24 @@ def test_the_demonstrator_has_another_taste_in_every_chunk():
     assert 0.68 < np.mean(alike) < 0.82
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.8, 1.0])
+def test_the_demonstrator_finds_the_right_list_at_the_given_rate(rate):
+    right = [
+        call[1]["memory_type"] == right_type(next(line for line in view.lines if line.text == text_of(call)))
+        for seed in range(5)
+        for view, calls in played(Demonstrator(0.8, 0.0, rate), seed=seed)
+        for call in calls
+    ]
+    assert abs(np.mean(right) - rate) < 0.08 * (0 < rate < 1) + 1e-9
+
+
 def test_the_demonstrator_leaves_a_stored_sentence_alone_and_may_add_a_correction():
     episode = EPISODES[0]
     memory = ListMemory()
     lines = sentences(episode)[0]
     memory.apply([scripted.insert(SEMANTIC, line.text) for line in lines])
-    assert Demonstrator(1.0, 1.0)(memory.view(episode, 0, 100), np.random.default_rng(0)) == []
-    assert not any(c[0] == "memory_update" for _, calls in played(Demonstrator(1.0, 0.0)) for c in calls)
+    assert Demonstrator(1.0, 1.0, 1.0)(memory.view(episode, 0, 100), np.random.default_rng(0)) == []
+    assert not any(c[0] == "memory_update" for _, calls in played(Demonstrator(1.0, 0.0, 1.0)) for c in calls)
 
 
 def test_replies_hold_whole_calls_and_text_that_looks_like_a_frame_stays_text():
@@ -223,7 +234,7 @@ def test_a_scripted_rollout_leaves_the_memory_that_lists_in_python_hold(steps):
 
 
 def test_a_scripted_trajectory_does_not_depend_on_its_batch(steps):
-    writer = Demonstrator(0.6, 0.5)
+    writer = Demonstrator(0.6, 0.5, 0.5)
     three = scripted_rollout(steps, TOKENIZER, EPISODES[:3], batch_of(EPISODES[:3], [4, 5, 6]), writer, seed=1)
     order = [2, 0, 0]
     mixed = [EPISODES[i] for i in order]

@@ -105,17 +105,19 @@ class RandomChooser:
 
 @dataclasses.dataclass(frozen=True)
 class Demonstrator:
-    """The warm start's writer: right format, in text order, no repeats; what is stored where is random.
+    """The warm start's writer: right format, in text order, no repeats; what is stored is random.
 
     Attributes:
       rate: share of sentences that are stored, over many chunks. In one chunk every kind of sentence has a share of
         its own, drawn from Beta(rate, 1 - rate): a taste, as random as the choice of single sentences, which gives
         reinforcement learning whole tastes to choose from.
       update_rate: share of sentences correcting a shown item that are stored; they replace that item.
+      right_list_rate: share of the others that go to the right list.
     """
 
     rate: float
     update_rate: float
+    right_list_rate: float
 
     def __call__(self, view: View, rng: np.random.Generator) -> list[Call]:
         kinds = sorted({line.kind for line in view.lines})
@@ -128,7 +130,9 @@ class Demonstrator:
             stale = corrected_item(line, view, shown)
             if rng.random() >= (rates[line.kind] if stale is None else self.update_rate):
                 continue
-            calls.append(update(stale, line.text) if stale else insert(LISTS[rng.integers(2)], line.text))
+            right = right_list(line)
+            kind = right if rng.random() < self.right_list_rate else next(k for k in LISTS if k != right)
+            calls.append(update(stale, line.text) if stale else insert(kind, line.text))
             taken.add(line.text)
         return calls
 
