@@ -13,7 +13,7 @@ def get_config():
 
     # The world: half chatter; corrections are frequent enough to learn from; the harder, late sentences are fewer.
     config.episodes.world.chatter_rate = 0.55
-    config.episodes.world.correction_rate = 0.35
+    config.episodes.world.correction_rate = 0.3
     config.episodes.world.late_rate = 0.3
     config.episodes.world.people = 6
     config.episodes.world.statements_per_person = 2.0
@@ -53,7 +53,7 @@ def get_config():
     config.grpo.group = 8
     config.grpo.steps = 130
     config.grpo.block_rows = 8
-    config.grpo.optimizer.lr = 8e-4
+    config.grpo.optimizer.lr = 9e-4
     config.grpo.optimizer.decay = 0.5
     config.grpo.optimizer.final_lr_share = 0.1
     config.grpo.optimizer.weight_decay = 0.0
