@@ -53,7 +53,7 @@ class LessonConfig:
     stored: int = 0
     world: WorldConfig = PRACTICE
     chunks: int = 8
-    rate: float = 0.45
+    rate: float = 0.35
     update_rate: float = 0.8
     right_list_rate: float = 0.75
 

@@ -116,7 +116,7 @@ def test_oracle_answers_and_is_counted_as_a_perfect_copier(writer):
 
 def test_an_undiscerning_writer_is_seen_to_store_chatter_in_random_lists(writer):
     episodes = generate_episodes(BRIEF, "eval", 6, chunks=2)
-    found = call_statistics(episodes, writer.write_scripted(episodes, Demonstrator(1.0, 1.0, 0.0)))
+    found = call_statistics(episodes, writer.write_scripted(episodes, Demonstrator(1.0, 1.0, 0.5)))
     lines = [line for episode in episodes for chunk in sentences(episode) for line in chunk]
     assert found.useful_share == pytest.approx(sum(line.useful for line in lines) / len(lines))
     assert 0.3 < found.right_list_share < 0.7

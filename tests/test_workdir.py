@@ -200,6 +200,15 @@ def test_event_file_is_what_tensorboard_reads(tmp_path):
     assert events[4].summary.value[0].simple_value == -math.inf
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT raises KeyboardInterrupt; a shell starts background jobs with SIGINT ignored."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_stop_signal_is_noted_once_and_handlers_come_back():
     former = signal.getsignal(signal.SIGTERM)
     with StopSignal() as stop:
