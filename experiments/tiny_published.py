@@ -5,7 +5,7 @@
     python -m memalpha_jax.evaluate --workdir=runs/tiny --also=published_reward=runs/published
 
 Differs from tiny.py in the reward alone: r2 has weight 1, duplicates are paid, and the reader answers with everything
-it retrieved, so that a stale value beside its correction still scores. About four minutes on two CPU cores.
+it retrieved, so that a stale value beside its correction still scores. About seven minutes on two CPU cores.
 """
 
 from memalpha_jax.experiment import sibling_config
