@@ -26,10 +26,10 @@ def attend(q_NHTD: jax.Array, k_NKDS: jax.Array, v_NKSD: jax.Array, mask_NTS: ja
     """
     N, H, T, D = q_NHTD.shape
     K, S = k_NKDS.shape[1], k_NKDS.shape[3]
-    q = q_NHTD.reshape(N * K, (H // K) * T, D)
-    scores = jax.lax.batch_matmul(q, k_NKDS.reshape(N * K, D, S)).reshape(N, H, T, S)
+    q = q_NHTD.reshape(N, K, (H // K) * T, D)
+    scores = jax.lax.batch_matmul(q, k_NKDS).reshape(N, H, T, S)
     scores = scores.astype(jnp.float32) * (D**-0.5)
     scores = jnp.where(mask_NTS[:, None], scores, MASKED)
     probs = jax.nn.softmax(scores, axis=-1).astype(v_NKSD.dtype)
-    out = jax.lax.batch_matmul(probs.reshape(N * K, (H // K) * T, S), v_NKSD.reshape(N * K, S, D))
+    out = jax.lax.batch_matmul(probs.reshape(N, K, (H // K) * T, S), v_NKSD)
     return out.reshape(N, H, T, D)
