@@ -15,9 +15,11 @@ def get_config():
     config.episodes.world.chatter_rate = 0.55
     config.episodes.world.correction_rate = 0.3
     config.episodes.world.late_rate = 0.3
-    config.episodes.world.people = 6
+    config.episodes.world.sentences_min = 4
+    config.episodes.world.sentences_max = 6
+    config.episodes.world.people = 5
     config.episodes.world.statements_per_person = 2.0
-    config.episodes.chunk_tokens = 72
+    config.episodes.chunk_tokens = 64
 
     # Policy: about half a million parameters.
     config.policy.width = 128
@@ -34,10 +36,10 @@ def get_config():
     config.memory.items = 32
     config.memory.arena_tokens = 512
     config.memory.shown_items = 0
-    config.memory.similar_items = 5
-    config.rollout.prompt_tokens = 168
-    config.rollout.reply_tokens = 52
-    config.rollout.max_calls = 6
+    config.memory.similar_items = 4
+    config.rollout.prompt_tokens = 120
+    config.rollout.reply_tokens = 40
+    config.rollout.max_calls = 5
     config.rollout.template = "compact"
     config.rollout.temperature = 0.8
 

@@ -75,6 +75,17 @@ def call_statistics(
     )
 
 
+def stored_shares(episodes: Sequence[Episode], memories: Sequence[WrittenMemory]) -> dict[str, tuple[int, float]]:
+    """Per kind of sentence of generated episodes: how many there were, and the share that was stored word for word."""
+    stored: dict[str, list[bool]] = {}
+    for episode, memory in zip(episodes, memories, strict=True):
+        for chunk, calls in zip(sentences(episode), memory.calls, strict=True):
+            texts = {call.text for call in calls if call.status.success and call.text}
+            for line in chunk:
+                stored.setdefault(line.kind, []).append(line.text in texts)
+    return {kind: (len(hits), float(np.mean(hits))) for kind, hits in sorted(stored.items())}
+
+
 def sentences_per_chunk(episodes: Sequence[Episode]) -> float:
     """Mean number of sentences of the chunks of generated episodes."""
     counts = [len(lines) for episode in episodes for lines in sentences(episode)]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from memalpha_jax.call_statistics import call_statistics, has_sentences, sentences_per_chunk
+from memalpha_jax.call_statistics import call_statistics, has_sentences, sentences_per_chunk, stored_shares
 from memalpha_jax.config import to_dict
 from memalpha_jax.episodes.episode import Episode
 from memalpha_jax.episodes.sources import EpisodesConfig, load_episodes
@@ -37,7 +37,7 @@ from memalpha_jax.rollout.scripted import RandomChooser, oracle
 Scores = list[list[float]]
 """Score of every question, per episode."""
 
-SECTIONS = ("rows", "calls", "differences", "length_losses")
+SECTIONS = ("rows", "calls", "choices", "differences", "length_losses")
 
 ABOUT = {
     "n": "episodes where kind is `all` (accuracy: mean over episodes of their means), else questions",
@@ -90,7 +90,8 @@ def compare(policies: Mapping[str, Policy], config: Config) -> dict[str, Any]:
 
     Returns:
       The JSON-able content of `results.json`: `rows` (`report.tables.Row`), `calls` (`CallStatistics` per
-      policy, source and length), `differences` (paired), `length_losses`, `about`.
+      policy, source and length), `choices` (share of the sentences of each kind that was stored), `differences`
+      (paired), `length_losses`, `about`.
     """
     writers = Writers(policies, config.evaluation.batch, config.seed)
     results: dict[str, Any] = {**{section: [] for section in SECTIONS}, "about": ABOUT}
@@ -106,6 +107,11 @@ def compare(policies: Mapping[str, Policy], config: Config) -> dict[str, Any]:
                 if outcome.memories is not None:
                     statistics = call_statistics(own, outcome.memories, config.rewards.near_duplicate)
                     results["calls"].append({"policy": name, **place, **to_dict(statistics)})
+                    if all(has_sentences(episode) for episode in own):
+                        results["choices"] += [
+                            {"policy": name, **place, "kind": kind, "n": n, "stored_share": share}
+                            for kind, (n, share) in stored_shares(own, outcome.memories).items()
+                        ]
             results["differences"] += differences(outcomes, place, config.evaluation)
             results["length_losses"] += length_losses(
                 first.setdefault(source, outcomes), outcomes, place, config.evaluation
@@ -121,9 +127,12 @@ def _lengths(config: Config) -> tuple[int, ...]:
 def held_out_episodes(config: Config, length: int, policy: Policy) -> list[Episode]:
     """Episodes `length` times as long as in training, none of which training has seen."""
     episodes: EpisodesConfig = dataclasses.replace(
-        config.episodes, chunks=config.episodes.chunks * length, num_eval=config.evaluation.episodes
+        config.episodes,
+        chunks=config.episodes.chunks * length,
+        num_eval=config.evaluation.episodes,
     )
-    return load_episodes(episodes, "eval", lambda text: len(policy.tokenizer.encode(text)))
+    count = lambda text: len(policy.tokenizer.encode(text))
+    return load_episodes(episodes, "eval", count, config.evaluation.first)
 
 
 def evaluate_all(writers: Writers, episodes: Sequence[Episode], config: Config, where: str) -> dict[str, Outcome]:

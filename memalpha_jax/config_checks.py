@@ -33,7 +33,15 @@ _AT_LEAST_1 = (
     *("run.save_every", "run.keep", "run.evaluate_episodes"),
 )
 _AT_LEAST_0 = (
-    *("seed", "episodes.seed", "mesh.data", "run.trace_every", "run.evaluate_every", "rollout.temperature"),
+    *(
+        "seed",
+        "episodes.seed",
+        "mesh.data",
+        "evaluation.first",
+        "run.trace_every",
+        "run.evaluate_every",
+        "rollout.temperature",
+    ),
     *("grpo.block_rows", "grpo.logprob_slice", "warmstart.block_rows"),
     *(f"grpo.objective.{name}" for name in ("clip_low", "clip_high", "dual_clip", "kl_coef")),
     *(f"warmstart.{lesson}.{name}" for lesson in _LESSONS for name in ("steps", "stored")),

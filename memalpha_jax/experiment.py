@@ -47,21 +47,23 @@ class WarmStartConfig:
     copy_short: LessonConfig = LessonConfig(150, demonstrate=False)
     copy_long: LessonConfig = LessonConfig(40, demonstrate=False, lines_min=2, lines_max=4)
     revise_short: LessonConfig = LessonConfig(
-        250, demonstrate=False, lines_min=2, lines_max=3, pieces_min=3, pieces_max=5, stored=3
+        200, demonstrate=False, lines_min=2, lines_max=3, pieces_min=3, pieces_max=5, stored=3
     )
     revise_long: LessonConfig = LessonConfig(50, demonstrate=False, lines_min=2, lines_max=3, stored=5)
-    store_all: LessonConfig = LessonConfig(200, demonstrate=True, world=SHORT_CHUNKS, rate=1.0, update_rate=1.0)
-    demonstrate: LessonConfig = LessonConfig(500, demonstrate=True)
+    store_all: LessonConfig = LessonConfig(150, demonstrate=True, world=SHORT_CHUNKS, rate=1.0, update_rate=1.0)
+    demonstrate: LessonConfig = LessonConfig(350, demonstrate=True)
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
     """Attributes:
-    episodes: held-out episodes per length. lengths: multiples of `episodes.chunks`.
+    episodes: held-out episodes per length. first: number of the first one, so that the table can be made of other
+    episodes than those the curve of training shows. lengths: multiples of `episodes.chunks`.
     batch: trajectories decoded at once. bootstrap: resamples of the intervals.
     """
 
     episodes: int = 64
+    first: int = 0
     lengths: tuple[int, ...] = (1, 3, 13)
     batch: int = 64
     bootstrap: int = 2000

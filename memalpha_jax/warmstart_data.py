@@ -13,10 +13,12 @@ from memalpha_jax.rollout.scripted import Demonstrator, scripted_rollout
 from memalpha_jax.rollout.steps import Steps
 
 PRACTICE = WorldConfig(
+    sentences_min=4,
+    sentences_max=6,
     chatter_rate=0.4,
     correction_rate=0.7,
     late_rate=0.3,
-    people=6,
+    people=5,
     statements_per_person=2.0,
     fact_weight=0.5,
     event_weight=0.2,
@@ -25,7 +27,7 @@ PRACTICE = WorldConfig(
 )
 """A world with many corrections, so that updates are practised."""
 SHORT_CHUNKS = dataclasses.replace(
-    PRACTICE, sentences_min=3, sentences_max=4, chatter_rate=0.2, correction_rate=1.0, fact_weight=1.0
+    PRACTICE, sentences_min=3, sentences_max=3, chatter_rate=0.2, correction_rate=1.0, fact_weight=1.0
 )
 """Chunks of which a reply can store every sentence, so that what they correct is stored and updates are frequent."""
 

@@ -311,12 +311,17 @@ def test_splits_of_a_file_share_no_episode_and_no_question(tmp_path):
     asked = {e.questions[0].question for e in load_episodes(other, "train", words)}
     assert asked == {f"q of {n}" for n in "cdefghijklmnopqrst"}
     assert len(load_episodes(dataclasses.replace(config, num_train=4), "train", words)) == 4
+    assert load_episodes(config, "eval", words, 1) == held_out[1:]
+    with pytest.raises(UserError, match=r"2 episode.*number 2.*config.evaluation.first"):
+        load_episodes(config, "eval", words, 2)
 
 
 def test_generated_splits_come_from_the_configured_world():
     config = EpisodesConfig(num_train=3, num_eval=2, chunks=2, seed=4)
     assert load_episodes(config, "train", words) == generate_episodes(WorldConfig(), "train", 3, chunks=2, seed=4)
-    assert load_episodes(config, "eval", words) == generate_episodes(WorldConfig(), "eval", 2, chunks=2, seed=4)
+    later = generate_episodes(WorldConfig(), "eval", 4, chunks=2, seed=4)
+    assert load_episodes(config, "eval", words) == later[:2]
+    assert load_episodes(config, "eval", words, 2) == later[2:]
 
 
 def test_a_source_that_cannot_be_loaded_is_explained(tmp_path):

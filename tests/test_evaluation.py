@@ -11,7 +11,7 @@ import pytest
 from random_policy import MEMORY, ROLLOUT, random_policy
 
 from memalpha_jax import comparison, evaluate
-from memalpha_jax.call_statistics import call_statistics
+from memalpha_jax.call_statistics import call_statistics, stored_shares
 from memalpha_jax.config import build, to_dict
 from memalpha_jax.episodes.batch import tokenize_episodes
 from memalpha_jax.episodes.episode import Episode, Question, write_episodes
@@ -115,12 +115,18 @@ def test_oracle_answers_and_is_counted_as_a_perfect_copier(writer):
 
 
 def test_an_undiscerning_writer_is_seen_to_store_chatter_in_random_lists(writer):
-    episodes = generate_episodes(BRIEF, "eval", 6, chunks=2)
-    found = call_statistics(episodes, writer.write_scripted(episodes, Demonstrator(1.0, 1.0, 0.5)))
+    episodes = generate_episodes(dataclasses.replace(BRIEF, correction_rate=0.0), "eval", 6, chunks=2)
+    memories = writer.write_scripted(episodes, Demonstrator(1.0, 1.0, 0.5))
+    found = call_statistics(episodes, memories)
     lines = [line for episode in episodes for chunk in sentences(episode) for line in chunk]
     assert found.useful_share == pytest.approx(sum(line.useful for line in lines) / len(lines))
     assert 0.3 < found.right_list_share < 0.7
     assert found.calls_per_chunk == pytest.approx(len(lines) / 12)
+    assert {share for _, share in stored_shares(episodes, memories).values()} == {1.0}
+    shares = stored_shares(episodes, writer.write_scripted(episodes, oracle))
+    for kind, (n, share) in shares.items():
+        own = [line for line in lines if line.kind == kind]
+        assert (n, share) == (len(own), sum(line.asked for line in own) / len(own))
 
 
 def test_call_statistics_of_a_case_counted_by_hand():
@@ -228,7 +234,10 @@ def test_comparison_has_every_policy_kind_and_length():
     lift = {(d["baseline"], d["length"]): d["difference"] for d in results["differences"]}
     assert lift["oracle", "2x"] == -1.0
     assert [d["length"] for d in results["length_losses"]] == ["2x"]
+    stored = {(c["policy"], c["kind"], c["length"]): c["stored_share"] for c in results["choices"]}
+    assert stored["trained", "chatter_early", "1x"] == stored["oracle", "chatter_early", "2x"] == 0.0
     markdown = tables.results_markdown(results)
+    assert "chatter_early" in markdown
     assert "random_chooser" in markdown
     assert "No random_chooser" not in markdown
     png = plots.draw_curves([{"step": 1, "reward/all/total": 0.5, "eval/accuracy": None}], rows, "generated")

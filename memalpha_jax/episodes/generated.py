@@ -173,9 +173,11 @@ def generate_episode(config: WorldConfig, split: str, index: int, *, chunks: int
     )
 
 
-def generate_episodes(config: WorldConfig, split: str, count: int, *, chunks: int = 3, seed: int = 0) -> list[Episode]:
-    """Episodes 0 to `count` - 1 of a split."""
-    return [generate_episode(config, split, i, chunks=chunks, seed=seed) for i in range(count)]
+def generate_episodes(
+    config: WorldConfig, split: str, count: int, *, first: int = 0, chunks: int = 3, seed: int = 0
+) -> list[Episode]:
+    """`count` episodes of a split, from number `first` on."""
+    return [generate_episode(config, split, first + i, chunks=chunks, seed=seed) for i in range(count)]
 
 
 def sentences(episode: Episode) -> list[list[Sentence]]:

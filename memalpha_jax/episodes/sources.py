@@ -59,8 +59,8 @@ class EpisodesConfig:
             raise UserError(f"episodes: eval_share is {self.eval_share}; it must lie between 0 and 1")
 
 
-def load_episodes(config: EpisodesConfig, split: str, count_tokens: CountTokens) -> list[Episode]:
-    """The episodes of split "train" or "eval", the same list every time.
+def load_episodes(config: EpisodesConfig, split: str, count_tokens: CountTokens, first: int = 0) -> list[Episode]:
+    """The episodes of split "train" or "eval" from number `first` on, the same list every time.
 
     Generated splits share no invented name. The splits of a file share no episode, and a training question
     that also occurs in the eval split is dropped. `count_tokens` is used for cutting chunks.
@@ -69,11 +69,15 @@ def load_episodes(config: EpisodesConfig, split: str, count_tokens: CountTokens)
         raise UserError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
     limit = config.num_train if split == "train" else config.num_eval
     if config.source == "generated":
-        return generate_episodes(config.world, split, limit, chunks=config.chunks, seed=config.seed)
+        return generate_episodes(config.world, split, limit, first=first, chunks=config.chunks, seed=config.seed)
     train, held_out = _split_files(config, count_tokens)
-    if split == "eval":
-        return held_out[:limit]
-    return _without_questions_of(held_out, train)[:limit]
+    chosen = held_out if split == "eval" else _without_questions_of(held_out, train)
+    if first >= len(chosen):
+        raise UserError(
+            f"{config.eval_path or config.path} gives {len(chosen)} episode(s) of split {split}, and those from number "
+            f"{first} on are wanted, counting from 0; lower config.evaluation.first"
+        )
+    return chosen[first : first + limit]
 
 
 def _split_files(config: EpisodesConfig, count_tokens: CountTokens) -> tuple[list[Episode], list[Episode]]:

@@ -101,6 +101,15 @@ def calls_table(calls: Sequence[Mapping[str, Any]]) -> str:
     return markdown_table(header, body)
 
 
+def choices_table(choices: Sequence[Mapping[str, Any]]) -> str:
+    """Kinds of sentence down, policies across: per cent of the sentences that were stored. Entries of one length."""
+    share = {(c["policy"], c["kind"]): c["stored_share"] for c in choices}
+    count = {c["kind"]: c["n"] for c in choices}
+    policies = ordered([c["policy"] for c in choices])
+    body = [[kind, str(n), *(percent(share.get((policy, kind))) for policy in policies)] for kind, n in count.items()]
+    return markdown_table(["sentences", "n", *policies], body)
+
+
 def differences_table(differences: Sequence[Mapping[str, Any]]) -> str:
     """Paired differences in points of accuracy."""
     header = ["difference", "length", "points", "95 % interval"]
@@ -148,6 +157,10 @@ def results_markdown(results: Mapping[str, Any]) -> str:
             parts += ["", f"## {source}, length {length}: accuracy in %", "", accuracy_table(own, length)]
         calls = [c for c in results["calls"] if c["source"] == source]
         parts += ["", f"## {source}: what the writers did (shares in %)", "", calls_table(calls)]
+        choices = [c for c in results["choices"] if c["source"] == source]
+        for length in list(dict.fromkeys(c["length"] for c in choices))[:1]:
+            chosen = [c for c in choices if c["length"] == length]
+            parts += ["", f"## {source}, length {length}: sentences stored, in %", "", choices_table(chosen)]
         differences = [d for d in results["differences"] if d["source"] == source]
         if differences:
             parts += ["", f"## {source}: paired differences", "", differences_table(differences)]

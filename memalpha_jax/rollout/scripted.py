@@ -111,7 +111,9 @@ class Demonstrator:
       rate: share of sentences that are stored, over many chunks. In one chunk every kind of sentence has a share of
         its own, drawn from Beta(rate, 1 - rate): a taste, as random as the choice of single sentences, which gives
         reinforcement learning whole tastes to choose from.
-      update_rate: share of sentences correcting a shown item that are stored; they replace that item.
+      update_rate: share of sentences correcting a shown item that are stored; they replace that item. Where the
+        prompt does not show what a sentence corrects, it is not stored: an insert beside a stale item is what must
+        not become a habit.
       right_list_rate: share of the others that go to the right list.
     """
 
@@ -128,7 +130,8 @@ class Demonstrator:
             if line.text in taken:
                 continue
             stale = corrected_item(line, view, shown)
-            if rng.random() >= (rates[line.kind] if stale is None else self.update_rate):
+            rate = rates[line.kind] if line.corrects is None else self.update_rate if stale else 0.0
+            if rng.random() >= rate:
                 continue
             right = right_list(line)
             kind = right if rng.random() < self.right_list_rate else next(k for k in LISTS if k != right)
