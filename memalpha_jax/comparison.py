@@ -34,6 +34,9 @@ from memalpha_jax.rollout.engine import make_engine
 from memalpha_jax.rollout.rollout import Engine
 from memalpha_jax.rollout.scripted import RandomChooser, oracle
 
+SCRIPT_ROOM = 4
+"""How many times the policy's reply budget a scripted writer has."""
+
 Scores = list[list[float]]
 """Score of every question, per episode."""
 
@@ -66,6 +69,13 @@ class Outcome:
 def greedy_engine(policy: Policy) -> Engine:
     """The rollout of a policy that always takes the most likely token."""
     return make_engine(policy.config, policy.memory, policy.rollout, policy.tokenizer, temperature=0.0)
+
+
+def with_long_replies(policy: Policy) -> Policy:
+    """Room in a reply for every sentence of a chunk, so that a script stores what it has chosen."""
+    tokens, calls = policy.rollout.reply_tokens, policy.rollout.max_calls
+    longer = dataclasses.replace(policy.rollout, reply_tokens=SCRIPT_ROOM * tokens, max_calls=SCRIPT_ROOM * calls)
+    return dataclasses.replace(policy, rollout=longer)
 
 
 class Writers:
@@ -150,7 +160,7 @@ def evaluate_all(writers: Writers, episodes: Sequence[Episode], config: Config, 
         calls = call_statistics(episodes, outcomes[base_name].memories or []).calls_per_chunk
         chooser = RandomChooser(min(1.0, calls / sentences_per_chunk(episodes)))
         for name, script in (("random_chooser", chooser), ("oracle", oracle)):
-            memories = writers.of(base).write_scripted(episodes, script)
+            memories = writers.of(with_long_replies(base)).write_scripted(episodes, script)
             outcomes[name] = outcome_of(episodes, memories, reader)
     streams = [stream_tokens(episode, base.tokenizer) for episode in episodes]
     outcomes["bm25_rag"] = Outcome(answer_from_chunks(episodes, reader), None, float(np.mean(streams)))

@@ -49,7 +49,11 @@ _AT_LEAST_0 = (
 )
 _SHARES = (
     *(f"{o}.{name}" for o in _OPTIMIZERS for name in ("warmup", "decay", "final_lr_share")),
-    *(f"warmstart.{lesson}.{name}" for lesson in _LESSONS for name in ("rate", "update_rate", "right_list_rate")),
+    *(
+        f"warmstart.{lesson}.{name}"
+        for lesson in _LESSONS
+        for name in ("skip", "rate", "update_rate", "right_list_rate")
+    ),
 )
 _BELOW_1 = tuple(f"{o}.{name}" for o in _OPTIMIZERS for name in ("b1", "b2"))
 _ABOVE_0 = ("policy.rope_theta", "policy.norm_eps", "policy.qk_norm_init")

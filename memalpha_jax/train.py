@@ -116,7 +116,7 @@ class Trainer:
         self.iterator = EpisodeIterator(len(self.episodes), config.grpo.episodes, config.seed)
         self.collect = make_collector(self.engine, self.tokenizer, self.episodes, config.grpo.group, config.seed)
         self.reader, self.judge = ExtractiveReader(one_value=config.rewards.one_value), RulesJudge()
-        self.optimizer = make_optimizer(config.grpo.optimizer, config.grpo.steps)
+        self.optimizer = make_optimizer(config.grpo.optimizer, config.grpo.steps * config.grpo.minibatches)
         state = init_state(start.params, self.optimizer)
         shardings = tree_shardings(state, self.mesh)
         self.state = jax.device_put(state, shardings)

@@ -53,7 +53,8 @@ def copying_rows(steps: Steps, tokenizer: Tokenizer, lesson: LessonConfig, count
                 item = MemoryItem(int(id_MI[m, row]), MemoryType(type_MI[m, row]), (), 0, 0)
                 line, call = _revision(rng, pieces, items[row]), update(item, "")
             chunk += (newline if chunk else []) + line
-            reply += _filled(call, line, tokenizer, engine.rollout.wire)
+            if rng.random() >= lesson.skip:
+                reply += _filled(call, line, tokenizer, engine.rollout.wire)
         chunks.append(chunk)
         replies.append([*reply, tokenizer.eos_id])
     # All rows at full width, whatever was drawn, so that rendering is compiled once.

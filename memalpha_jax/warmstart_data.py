@@ -41,6 +41,7 @@ class LessonConfig:
       demonstrate: False copies chunks of random pieces line by line; True shows the format on generated episodes,
         with a random choice of what to store.
       lines_min, lines_max: random lines per chunk, where they are copied. pieces_min, pieces_max: their lengths.
+      skip: share of the random lines that are left out of the reply, so that the place in the chunk has to be kept.
       stored: random items in memory beforehand, which the lines revise.
       world: of the demonstrated episodes. chunks: chunks per episode; memory fills up along them.
       rate, update_rate, right_list_rate: see `Demonstrator`.
@@ -52,6 +53,7 @@ class LessonConfig:
     lines_max: int = 2
     pieces_min: int = 4
     pieces_max: int = 9
+    skip: float = 0.0
     stored: int = 0
     world: WorldConfig = PRACTICE
     chunks: int = 8

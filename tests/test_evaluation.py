@@ -231,6 +231,8 @@ def test_comparison_has_every_policy_kind_and_length():
     best = {(r.policy, r.length): r.accuracy for r in rows if r.kind == "all"}
     assert best["oracle", "1x"] == best["oracle", "2x"] == 1.0
     assert best["trained", "1x"] == 0.0
+    calls = {(c["policy"], c["length"]): c["calls_per_chunk"] for c in results["calls"]}
+    assert calls["random_chooser", "1x"] == calls["trained", "1x"] == 0.0
     lift = {(d["baseline"], d["length"]): d["difference"] for d in results["differences"]}
     assert lift["oracle", "2x"] == -1.0
     assert [d["length"] for d in results["length_losses"]] == ["2x"]

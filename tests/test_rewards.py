@@ -97,6 +97,9 @@ def test_duplicates_in_the_same_reply_are_paid_only_once():
     assert published.r4_NT[0, 0] == pytest.approx(1)
     assert ours.near_duplicate_rate == published.near_duplicate_rate == pytest.approx(2 / 4)
     assert ours.skipped_NT.tolist() == [[1]]
+    costly = rewards_of(calls, dataclasses.replace(OURS, repeat_cost=0.5))
+    assert costly.r2_NT[0, 0] == pytest.approx((1 - 3 * 0.5) / 4)
+    assert costly.r4_NT[0, 0] == ours.r4_NT[0, 0]
 
 
 def duplicates(*steps, threshold=0.8):
@@ -179,7 +182,8 @@ def loop_rewards(steps, mask, dropped, config):
         if config.pay_duplicates:
             judged += [call for call in calls if call[3] == Status.SKIPPED]
         good = sum(RulesJudge().verdict(call[1], call[2]) for call in judged)
-        r2.append(len(paid) / total if total and valid else 0.0)
+        cost = config.repeat_cost * sum(call[3] == Status.SKIPPED for call in calls)
+        r2.append((len(paid) - cost) / total if total and valid else 0.0)
         r4.append(good / total if total and valid else 0.0)
     return r2, r4
 
@@ -199,8 +203,9 @@ CALLS = st.tuples(
     st.integers(1, 3),
     st.lists(st.integers(0, 2), min_size=3, max_size=3),
     st.booleans(),
+    st.sampled_from([0.0, 2.0]),
 )
-def test_sums_against_a_loop(steps, length, dropped, published):
+def test_sums_against_a_loop(steps, length, dropped, published, repeat_cost):
     # Numbering makes every text distinct in its words, so that duplicates play no part here.
     steps = [
         [(kind, of, f"{text[:-1]} {' '.join(f'x{t}{k}{i}' for i in range(9))}.", *rest)
@@ -208,7 +213,7 @@ def test_sums_against_a_loop(steps, length, dropped, published):
         for t, calls in enumerate(steps)
     ]  # fmt: skip
     mask = [t < length for t in range(3)]
-    config = PUBLISHED if published else OURS
+    config = dataclasses.replace(PUBLISHED if published else OURS, repeat_cost=repeat_cost)
     result = rewards_of(batch([steps], dropped=[dropped]), config, mask=[mask])
     r2, r4 = loop_rewards(steps, mask, dropped, config)
     assert result.r2_NT[0] == pytest.approx(r2)
@@ -305,7 +310,9 @@ def test_impossible_inputs_are_named(changes, message):
         rewards_of(batch([[[]]]), **changes)
 
 
-@pytest.mark.parametrize("changes", [{"judge_failure": "zero"}, {"near_duplicate": 0.0}, {"judge_retries": -1}])
+@pytest.mark.parametrize(
+    "changes", [{"judge_failure": "zero"}, {"near_duplicate": 0.0}, {"judge_retries": -1}, {"repeat_cost": -1.0}]
+)
 def test_config_is_checked(changes):
     with pytest.raises(UserError, match=rf"rewards\.{next(iter(changes))}"):
         RewardConfig(**changes)

@@ -117,6 +117,17 @@ def test_copying_rows_copy_every_line_token_by_token(copied):
         assert read_ones[-len(written) :] == written
 
 
+def test_skipped_lines_are_left_out_and_the_others_keep_their_order(steps):
+    rows = copying_rows(steps, TOKENIZER, dataclasses.replace(COPY, skip=0.4), 60, 0, 3)
+    stored = lines_seen = 0
+    for _, lines, calls in read(rows):
+        texts = [call.content for call in calls]
+        rest = iter(lines)
+        assert all(text in rest for text in texts)
+        stored, lines_seen = stored + len(texts), lines_seen + len(lines)
+    assert 0.5 < stored / lines_seen < 0.7
+
+
 def test_copying_rows_are_a_function_of_their_arguments(steps, copied):
     assert_same(copying_rows(steps, TOKENIZER, COPY, 40, 0, 3), copied)
     for seed, number in ((0, 4), (1, 3)):

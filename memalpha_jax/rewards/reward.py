@@ -30,6 +30,7 @@ class RewardConfig:
       of skipped
         exact duplicates (r4). False: near-duplicates are failures in r2 and 0 in r4, and so are skipped
         calls.
+      repeat_cost: how many successful calls one repeat, exact or near, costs in r2, besides not counting as one.
       near_duplicate: word Jaccard, in (0, 1], from which two texts count as near-duplicates.
       one_value: the reader answers with one value (`ExtractiveReader.one_value`), so that a stale one costs.
       published_scores: score answers with the released quirks (`metrics.score`).
@@ -42,6 +43,7 @@ class RewardConfig:
     gamma: float = 0.1
     r2_weight: float = 1.0
     pay_duplicates: bool = True
+    repeat_cost: float = 0.0
     near_duplicate: float = 0.8
     one_value: bool = False
     published_scores: bool = False
@@ -54,6 +56,8 @@ class RewardConfig:
             raise UserError(f"rewards.judge_failure is {self.judge_failure!r}; use 'fail' or 'mask'")
         if not 0 < self.near_duplicate <= 1:
             raise UserError(f"rewards.near_duplicate is {self.near_duplicate}; it must be above 0 and at most 1")
+        if self.repeat_cost < 0:
+            raise UserError(f"rewards.repeat_cost is {self.repeat_cost}; it must not be negative")
         if self.judge_retries < 0 or self.judge_wait_s < 0:
             raise UserError("rewards.judge_retries and rewards.judge_wait_s must not be negative")
 
@@ -188,7 +192,8 @@ def compute_rewards(
     if not config.pay_duplicates:
         paid_NTK &= ~near_NTK
     r1_N = _mean_scores(scores, N)
-    r2_NT = _share(paid_NTK.sum(-1), calls_NT)
+    repeats_NT = (near_NTK | (calls.status_NTK == Status.SKIPPED)).sum(-1)
+    r2_NT = _share(paid_NTK.sum(-1) - config.repeat_cost * repeats_NT, calls_NT)
     r3_N = _compression(np.asarray(memory_tokens_N), np.asarray(chunk_tokens_N))
     r4_NT, r4_valid_N = np.zeros(mask_NT.shape), np.ones(N, bool)
     if config.gamma != 0:
