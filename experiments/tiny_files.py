@@ -13,6 +13,7 @@ from memalpha_jax.experiment import sibling_config
 
 def get_config():
     config = sibling_config(__file__, "tiny.py")
+    config.episodes.chunks = 3
     config.episodes.chunk_tokens = 640
     config.rollout.prompt_tokens = 832
     # Four long trajectories take as long as 64 short ones.

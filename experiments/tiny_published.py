@@ -4,8 +4,8 @@
         --config.policy.path=runs/tiny/warm_start
     python -m memalpha_jax.evaluate --workdir=runs/tiny --also=published_reward=runs/published
 
-Differs from tiny.py in the reward alone: r2 has weight 1, duplicates are paid, and the reader answers with everything
-it retrieved, so that a stale value beside its correction still scores. About seven minutes on two CPU cores.
+Differs from tiny.py in the reward alone: r2 has weight 1 and gamma is 0.1, duplicates are paid and cost nothing, and
+the reader answers with everything it retrieved, so that a stale value beside its correction still scores.
 """
 
 from memalpha_jax.experiment import sibling_config
@@ -17,6 +17,7 @@ def get_config():
     config.rewards.beta = 0.05
     config.rewards.gamma = 0.1
     config.rewards.pay_duplicates = True
+    config.rewards.repeat_cost = 0.0
     config.rewards.one_value = False
     config.rewards.published_scores = True
     return config
