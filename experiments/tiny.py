@@ -50,7 +50,7 @@ def get_config():
     config.rewards.r2_weight = 0.3
     config.rewards.pay_duplicates = False
     config.rewards.repeat_cost = 3.0
-    config.rewards.gamma = 0.3
+    config.rewards.gamma = 0.22
     config.rewards.one_value = True
 
     # Learning.

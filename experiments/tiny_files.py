@@ -22,7 +22,6 @@ def get_config():
     config.grpo.block_rows = 2
     config.grpo.steps = 50
     config.evaluation.episodes = 16
-    config.evaluation.first = 0
     config.run.save_every = 10
     config.run.trace_every = 10
     config.run.evaluate_every = 25

@@ -117,11 +117,7 @@ def compare(policies: Mapping[str, Policy], config: Config) -> dict[str, Any]:
                 if outcome.memories is not None:
                     statistics = call_statistics(own, outcome.memories, config.rewards.near_duplicate)
                     results["calls"].append({"policy": name, **place, **to_dict(statistics)})
-                    if all(has_sentences(episode) for episode in own):
-                        results["choices"] += [
-                            {"policy": name, **place, "kind": kind, "n": n, "stored_share": share}
-                            for kind, (n, share) in stored_shares(own, outcome.memories).items()
-                        ]
+                    results["choices"] += choices_of(name, outcome.memories, own, place)
             results["differences"] += differences(outcomes, place, config.evaluation)
             results["length_losses"] += length_losses(
                 first.setdefault(source, outcomes), outcomes, place, config.evaluation
@@ -142,7 +138,8 @@ def held_out_episodes(config: Config, length: int, policy: Policy) -> list[Episo
         num_eval=config.evaluation.episodes,
     )
     count = lambda text: len(policy.tokenizer.encode(text))
-    return load_episodes(episodes, "eval", count, config.evaluation.first)
+    first = config.evaluation.first if config.episodes.source == "generated" else 0
+    return load_episodes(episodes, "eval", count, first)
 
 
 def evaluate_all(writers: Writers, episodes: Sequence[Episode], config: Config, where: str) -> dict[str, Outcome]:
@@ -196,6 +193,18 @@ def rows_of(
         counts = [float(len(own)) for own in of_kind]
         rows.append(row(kind, int(sum(counts)), [sum(own) for own in of_kind], counts))
     return rows
+
+
+def choices_of(
+    name: str, memories: Sequence[WrittenMemory], episodes: Sequence[Episode], place: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """The share of the sentences of each kind that was stored; empty for episodes without sentence records."""
+    if not all(has_sentences(episode) for episode in episodes):
+        return []
+    return [
+        {"policy": name, **place, "kind": kind, "n": n, "stored_share": share}
+        for kind, (n, share) in stored_shares(episodes, memories).items()
+    ]
 
 
 def differences(

@@ -57,8 +57,8 @@ class WarmStartConfig:
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
     """Attributes:
-    episodes: held-out episodes per length. first: number of the first one, so that the table can be made of other
-    episodes than those the curve of training shows. lengths: multiples of `episodes.chunks`.
+    episodes: held-out episodes per length. first: number of the first one, where they are generated, so that the table
+    can be made of other episodes than those the curve of training shows. lengths: multiples of `episodes.chunks`.
     batch: trajectories decoded at once. bootstrap: resamples of the intervals.
     """
 

@@ -75,7 +75,7 @@ def load_episodes(config: EpisodesConfig, split: str, count_tokens: CountTokens,
     if first >= len(chosen):
         raise UserError(
             f"{config.eval_path or config.path} gives {len(chosen)} episode(s) of split {split}, and those from number "
-            f"{first} on are wanted, counting from 0; lower config.evaluation.first"
+            f"{first} on are wanted, counting from 0"
         )
     return chosen[first : first + limit]
 
