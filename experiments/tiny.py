@@ -67,5 +67,6 @@ def get_config():
     config.grpo.optimizer.b2 = 0.98
 
     # The table is made of other held-out episodes than the curve, on which settings were chosen.
-    config.evaluation.first = 1000
+    config.evaluation.first = 2000
+    config.evaluation.episodes = 128
     return config
