@@ -51,6 +51,7 @@ SETTINGS: dict[str, Any] = {
     "grpo.episodes": 2,
     "grpo.group": 2,
     "grpo.block_rows": 2,
+    "grpo.minibatches": 1,
     "grpo.steps": STEPS,
     "evaluation.episodes": 2,
     "evaluation.lengths": (1, 2),
