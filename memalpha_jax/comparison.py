@@ -133,9 +133,7 @@ def _lengths(config: Config) -> tuple[int, ...]:
 def held_out_episodes(config: Config, length: int, policy: Policy) -> list[Episode]:
     """Episodes `length` times as long as in training, none of which training has seen."""
     episodes: EpisodesConfig = dataclasses.replace(
-        config.episodes,
-        chunks=config.episodes.chunks * length,
-        num_eval=config.evaluation.episodes,
+        config.episodes, chunks=config.episodes.chunks * length, num_eval=config.evaluation.episodes
     )
     count = lambda text: len(policy.tokenizer.encode(text))
     first = config.evaluation.first if config.episodes.source == "generated" else 0
@@ -156,8 +154,9 @@ def evaluate_all(writers: Writers, episodes: Sequence[Episode], config: Config, 
     if all(has_sentences(episode) for episode in episodes):
         calls = call_statistics(episodes, outcomes[base_name].memories or []).calls_per_chunk
         chooser = RandomChooser(min(1.0, calls / sentences_per_chunk(episodes)))
+        script_writer = writers.of(with_long_replies(base))
         for name, script in (("random_chooser", chooser), ("oracle", oracle)):
-            memories = writers.of(with_long_replies(base)).write_scripted(episodes, script)
+            memories = script_writer.write_scripted(episodes, script)
             outcomes[name] = outcome_of(episodes, memories, reader)
     streams = [stream_tokens(episode, base.tokenizer) for episode in episodes]
     outcomes["bm25_rag"] = Outcome(answer_from_chunks(episodes, reader), None, float(np.mean(streams)))

@@ -33,16 +33,8 @@ _AT_LEAST_1 = (
     *("run.save_every", "run.keep", "run.evaluate_episodes"),
 )
 _AT_LEAST_0 = (
-    *(
-        "seed",
-        "episodes.seed",
-        "mesh.data",
-        "evaluation.first",
-        "run.trace_every",
-        "run.evaluate_every",
-        "rollout.temperature",
-    ),
-    *("grpo.block_rows", "grpo.logprob_slice", "warmstart.block_rows"),
+    *("seed", "episodes.seed", "mesh.data", "run.trace_every", "run.evaluate_every", "rollout.temperature"),
+    *("grpo.block_rows", "grpo.logprob_slice", "warmstart.block_rows", "evaluation.first"),
     *(f"grpo.objective.{name}" for name in ("clip_low", "clip_high", "dual_clip", "kl_coef")),
     *(f"warmstart.{lesson}.{name}" for lesson in _LESSONS for name in ("steps", "stored")),
     *(f"{o}.{name}" for o in _OPTIMIZERS for name in ("lr", "weight_decay", "adam_share", "clip_norm")),

@@ -158,7 +158,8 @@ def results_markdown(results: Mapping[str, Any]) -> str:
         calls = [c for c in results["calls"] if c["source"] == source]
         parts += ["", f"## {source}: what the writers did (shares in %)", "", calls_table(calls)]
         choices = [c for c in results["choices"] if c["source"] == source]
-        for length in list(dict.fromkeys(c["length"] for c in choices))[:1]:
+        if choices:
+            length = choices[0]["length"]
             chosen = [c for c in choices if c["length"] == length]
             parts += ["", f"## {source}, length {length}: sentences stored, in %", "", choices_table(chosen)]
         differences = [d for d in results["differences"] if d["source"] == source]

@@ -192,8 +192,8 @@ def compute_rewards(
     if not config.pay_duplicates:
         paid_NTK &= ~near_NTK
     r1_N = _mean_scores(scores, N)
-    repeats_NT = (near_NTK | (calls.status_NTK == Status.SKIPPED)).sum(-1)
-    r2_NT = _share(paid_NTK.sum(-1) - config.repeat_cost * repeats_NT, calls_NT)
+    near_NT, skipped_NT = near_NTK.sum(-1), (calls.status_NTK == Status.SKIPPED).sum(-1)  # no call is in both
+    r2_NT = _share(paid_NTK.sum(-1) - config.repeat_cost * (near_NT + skipped_NT), calls_NT)
     r3_N = _compression(np.asarray(memory_tokens_N), np.asarray(chunk_tokens_N))
     r4_NT, r4_valid_N = np.zeros(mask_NT.shape), np.ones(N, bool)
     if config.gamma != 0:
@@ -209,8 +209,8 @@ def compute_rewards(
         chunk_mask_NT=mask_NT,
         r4_valid_N=r4_valid_N,
         calls_NT=calls_NT.astype(np.int32),
-        skipped_NT=(calls.status_NTK == Status.SKIPPED).sum(-1).astype(np.int32),
-        near_duplicates_NT=near_NTK.sum(-1).astype(np.int32),
+        skipped_NT=skipped_NT.astype(np.int32),
+        near_duplicates_NT=near_NT.astype(np.int32),
     )
 
 

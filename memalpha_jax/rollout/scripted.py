@@ -130,7 +130,9 @@ class Demonstrator:
             if line.text in taken:
                 continue
             stale = corrected_item(line, view, shown)
-            rate = rates[line.kind] if line.corrects is None else self.update_rate if stale else 0.0
+            rate = rates[line.kind]
+            if line.corrects is not None:
+                rate = self.update_rate if stale else 0.0
             if rng.random() >= rate:
                 continue
             right = right_list(line)
