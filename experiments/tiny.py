@@ -46,7 +46,7 @@ def get_config():
     config.rollout.template = "compact"
     config.rollout.temperature = 0.7
 
-    # Reward: the published sum with its holes closed (see README, "What the published reward does instead").
+    # Reward: the published sum with its holes closed (see README, "The reward, and its holes").
     config.rewards.r2_weight = 0.3
     config.rewards.pay_duplicates = False
     config.rewards.repeat_cost = 3.0
