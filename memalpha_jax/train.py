@@ -44,7 +44,7 @@ from memalpha_jax.rewards.judge import RulesJudge
 from memalpha_jax.rewards.metrics import score
 from memalpha_jax.rewards.reader import ExtractiveReader
 from memalpha_jax.rewards.reward import reward_metrics
-from memalpha_jax.rewards.scoring import score_trajectories
+from memalpha_jax.rewards.scoring import Scorer
 from memalpha_jax.rollout.collect import make_collector
 from memalpha_jax.rollout.cost import ClockedParser, time_parts
 from memalpha_jax.rollout.engine import make_engine
@@ -115,7 +115,8 @@ class Trainer:
         self.held_out = held_out[: config.run.evaluate_episodes]
         self.iterator = EpisodeIterator(len(self.episodes), config.grpo.episodes, config.seed)
         self.collect = make_collector(self.engine, self.tokenizer, self.episodes, config.grpo.group, config.seed)
-        self.reader, self.judge = ExtractiveReader(one_value=config.rewards.one_value), RulesJudge()
+        reader = ExtractiveReader(one_value=config.rewards.one_value)
+        self.scorer = Scorer(engine, self.tokenizer, config.rewards, reader, RulesJudge())
         self.optimizer = make_optimizer(config.grpo.optimizer, config.grpo.steps * config.grpo.minibatches)
         state = init_state(start.params, self.optimizer)
         shardings = tree_shardings(state, self.mesh)
@@ -163,16 +164,7 @@ class Trainer:
         episodes_N = [self.episodes[i] for i in indices for _ in range(G)]
         episode_N = np.repeat(np.asarray(indices), G)
         chunk_tokens_N = np.repeat(np.asarray(batch.chunk_len_BT).sum(axis=1), G)
-        rewards, applied, answers = score_trajectories(
-            trajectory,
-            episodes_N,
-            chunk_tokens_N,
-            self.tokenizer,
-            config.rewards,
-            self.reader,
-            self.judge,
-            episode_N,
-        )
+        rewards, applied, answers = self.scorer.score(trajectory, episodes_N, chunk_tokens_N, episode_N)
         sources = [episode.data_source for episode in episodes_N]
         _, source_N = np.unique(sources, return_inverse=True)
         group_NT = group_ids(config.grpo.grouping, episode_N, source_N, rewards.total_NT.shape[1])

@@ -14,6 +14,7 @@ import numpy as np
 
 from memalpha_jax.errors import UserError
 from memalpha_jax.rewards import metrics
+from memalpha_jax.rewards.credit import CREDITS
 from memalpha_jax.rewards.duplicates import near_duplicates
 from memalpha_jax.rewards.judge import GradeQuery, Grader, Judge, JudgeError, JudgeQuery
 from memalpha_jax.rewards.reader import ReaderQuery
@@ -26,6 +27,7 @@ class RewardConfig:
 
     Attributes:
       beta, gamma, r2_weight: weights of r3, r4 and r2. With gamma 0 no judge is called.
+      credit: which chunks r1 is paid to, "episode" or "gain" (see `credit.py`).
       pay_duplicates: True pays a text again when it is stored again in other words (r2) and judges the text
       of skipped
         exact duplicates (r4). False: near-duplicates are failures in r2 and 0 in r4, and so are skipped
@@ -42,6 +44,7 @@ class RewardConfig:
     beta: float = 0.05
     gamma: float = 0.1
     r2_weight: float = 1.0
+    credit: str = "episode"
     pay_duplicates: bool = True
     repeat_cost: float = 0.0
     near_duplicate: float = 0.8
@@ -54,6 +57,8 @@ class RewardConfig:
     def __post_init__(self) -> None:
         if self.judge_failure not in ("fail", "mask"):
             raise UserError(f"rewards.judge_failure is {self.judge_failure!r}; use 'fail' or 'mask'")
+        if self.credit not in CREDITS:
+            raise UserError(f"rewards.credit is {self.credit!r}; use {' or '.join(map(repr, CREDITS))}")
         if not 0 < self.near_duplicate <= 1:
             raise UserError(f"rewards.near_duplicate is {self.near_duplicate}; it must be above 0 and at most 1")
         if self.repeat_cost < 0:
@@ -106,9 +111,10 @@ def applied_calls(calls: CallBatch, statuses_NTK: np.ndarray, decode: Callable[[
 class Rewards:
     """Reward components and their sum; rows beyond an episode's chunks are 0.
 
-    r1, r3: float32[N]. r2, r4, total: float32[N, T]. chunk_mask: bool[N, T]. r4_valid: bool[N], False where
-    the judge failed and r4 was left out of the total. calls, skipped, near_duplicates: int32[N, T] counts of
-    all calls (dropped ones included), of exact duplicates and of near-duplicates.
+    r1, r3: float32[N]. r2, r4, total: float32[N, T]; total holds r1 as `RewardConfig.credit` says.
+    chunk_mask: bool[N, T]. r4_valid: bool[N], False where the judge failed and r4 was left out of the total.
+    calls, skipped, near_duplicates: int32[N, T] counts of all calls (dropped ones included), of exact duplicates
+    and of near-duplicates.
     """
 
     r1_N: np.ndarray
@@ -161,6 +167,7 @@ def compute_rewards(
     config: RewardConfig,
     judge: Judge | None = None,
     group_N: np.ndarray | None = None,
+    gains_NT: np.ndarray | None = None,
 ) -> Rewards:
     """r1 to r4 and their sum.
 
@@ -172,6 +179,7 @@ def compute_rewards(
       judge: needed where gamma is not 0.
       group_N: the group of each trajectory, within which a failed judge masks r4 together; None: all are one
       group.
+      gains_NT: what each chunk is paid for the answers, with `config.credit` "gain".
 
     Raises:
       UserError: no scores, a score that is not a number, empty chunks or mismatched sizes.
@@ -199,7 +207,12 @@ def compute_rewards(
     if config.gamma != 0:
         good_NTK, r4_valid_N = _judged(calls, paid_NTK, config, judge, group_N)
         r4_NT = np.where(r4_valid_N[:, None], _share(good_NTK.sum(-1), calls_NT), 0.0)
-    total_NT = r1_N[:, None] + config.r2_weight * r2_NT + config.beta * r3_N[:, None] + config.gamma * r4_NT
+    if (config.credit == "gain") != (gains_NT is not None):
+        raise UserError(
+            f"rewards: gains {'are missing' if gains_NT is None else 'were given'} with credit {config.credit!r}"
+        )
+    paid_r1_NT = r1_N[:, None] if gains_NT is None else gains_NT
+    total_NT = paid_r1_NT + config.r2_weight * r2_NT + config.beta * r3_N[:, None] + config.gamma * r4_NT
     return Rewards(
         r1_N=r1_N.astype(np.float32),
         r2_NT=r2_NT.astype(np.float32),

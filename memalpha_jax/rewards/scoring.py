@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import jax
 import numpy as np
 
-from memalpha_jax.episodes.episode import Episode
-from memalpha_jax.memory.state import MemoryState, MemoryType, memory_core, memory_items, unstack
+from memalpha_jax.episodes.episode import Episode, Question
+from memalpha_jax.memory.state import MemoryState, MemoryType, empty_memory, memory_core, memory_items, unstack
 from memalpha_jax.policy.tokenizer import Tokenizer
+from memalpha_jax.rewards.credit import gains, steps_asked
 from memalpha_jax.rewards.judge import Judge
 from memalpha_jax.rewards.reader import Reader, ReaderQuery
 from memalpha_jax.rewards.reward import (
@@ -20,11 +23,14 @@ from memalpha_jax.rewards.reward import (
     compute_rewards,
     score_answers,
 )
+from memalpha_jax.rollout.rollout import Engine, apply_batch, room_for
 from memalpha_jax.rollout.trajectory import Trajectory
 
 
-def reader_queries(episode: Episode, memory: MemoryState, tokenizer: Tokenizer) -> list[ReaderQuery]:
-    """One query per question of `episode`, over one trajectory's final memory (numpy, from `unstack`)."""
+def reader_queries(
+    questions: Sequence[Question], data_source: str, memory: MemoryState, tokenizer: Tokenizer
+) -> list[ReaderQuery]:
+    """One query per question, over one trajectory's memory (numpy, from `unstack`)."""
     items = memory_items(memory)
     texts = {
         kind: tuple(tokenizer.decode(item.tokens) for item in items if item.type == kind)
@@ -32,54 +38,100 @@ def reader_queries(episode: Episode, memory: MemoryState, tokenizer: Tokenizer) 
     }
     core = tokenizer.decode(memory_core(memory))
     return [
-        ReaderQuery(q.question, core, texts[MemoryType.EPISODIC], texts[MemoryType.SEMANTIC], episode.data_source)
-        for q in episode.questions
+        ReaderQuery(q.question, core, texts[MemoryType.EPISODIC], texts[MemoryType.SEMANTIC], data_source)
+        for q in questions
     ]
 
 
-def score_trajectories(
-    trajectory: Trajectory,
-    episodes_N: Sequence[Episode],
-    chunk_tokens_N: np.ndarray,
-    tokenizer: Tokenizer,
-    config: RewardConfig,
-    reader: Reader,
-    judge: Judge | None,
-    group_N: np.ndarray,
-) -> tuple[Rewards, AppliedCalls, list[list[str]]]:
-    """Rewards of N trajectories, their calls, and the reader's answers.
+@dataclass(frozen=True)
+class _Asked:
+    """One reader query: question q of trajectory n, put to its memory after chunk step t."""
 
-    Args:
-      episodes_N: the episode of each trajectory. chunk_tokens_N: tokens of its chunks.
-      group_N: the group of each trajectory, within which a failed judge masks r4 together.
-    """
-    calls, statuses, active_NT, tokens_NT, memory = jax.device_get(
-        (
-            trajectory.calls,
-            trajectory.statuses_NTK,
-            trajectory.active_NT,
-            trajectory.memory_tokens_NT,
-            trajectory.memory,
+    n: int
+    q: int
+    t: int
+    query: ReaderQuery
+
+
+class Scorer:
+    """Reads, scores and judges the trajectories of a step."""
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, config: RewardConfig, reader: Reader, judge: Judge | None):
+        self.engine, self.tokenizer, self.config = engine, tokenizer, config
+        self.reader, self.judge = reader, judge
+        self._apply = jax.jit(functools.partial(apply_batch, engine))
+
+    def score(
+        self, trajectory: Trajectory, episodes_N: Sequence[Episode], chunk_tokens_N: np.ndarray, group_N: np.ndarray
+    ) -> tuple[Rewards, AppliedCalls, list[list[str]]]:
+        """Rewards of N trajectories, their calls, and the reader's answers from the final memories.
+
+        Args:
+          episodes_N: the episode of each trajectory. chunk_tokens_N: tokens of its chunks.
+          group_N: the group of each trajectory, within which a failed judge masks r4 together.
+        """
+        calls, statuses, active_NT, tokens_NT = jax.device_get(
+            (trajectory.calls, trajectory.statuses_NTK, trajectory.active_NT, trajectory.memory_tokens_NT)
         )
-    )
-    queries = [
-        reader_queries(episode, state, tokenizer) for episode, state in zip(episodes_N, unstack(memory), strict=True)
-    ]
-    flat = [query for own in queries for query in own]
-    golds = [question.answer for episode in episodes_N for question in episode.questions]
-    answers = reader.answer(flat)
-    scores = iter(score_answers(flat, answers, golds, published=config.published_scores))
-    per_trajectory = [[next(scores) for _ in own] for own in queries]
-    applied = applied_calls(calls, statuses, tokenizer.decode)
-    rewards = compute_rewards(
-        per_trajectory,
-        applied,
-        chunk_mask_NT=active_NT,
-        memory_tokens_N=tokens_NT[:, -1],
-        chunk_tokens_N=chunk_tokens_N,
-        config=config,
-        judge=judge,
-        group_N=group_N,
-    )
-    given = iter(answers)
-    return rewards, applied, [[next(given) for _ in own] for own in queries]
+        scores, answers = self._answered(trajectory, episodes_N)
+        gains_NT = None
+        if self.config.credit == "gain":
+            gains_NT = np.zeros(active_NT.shape)
+            for n, (episode, scores_QT) in enumerate(zip(episodes_N, scores, strict=True)):
+                gains_NT[n, : scores_QT.shape[1]] = gains(episode.questions, scores_QT)
+        applied = applied_calls(calls, statuses, self.tokenizer.decode)
+        rewards = compute_rewards(
+            [scores_QT[:, -1].tolist() for scores_QT in scores],
+            applied,
+            chunk_mask_NT=active_NT,
+            memory_tokens_N=tokens_NT[:, -1],
+            chunk_tokens_N=chunk_tokens_N,
+            config=self.config,
+            judge=self.judge,
+            group_N=group_N,
+            gains_NT=gains_NT,
+        )
+        return rewards, applied, answers
+
+    def _answered(
+        self, trajectory: Trajectory, episodes_N: Sequence[Episode]
+    ) -> tuple[list[np.ndarray], list[list[str]]]:
+        """Per trajectory the scores [Q, T] (0 where nothing was asked) and the final answers."""
+        asked = list(self._asked(trajectory, episodes_N))
+        queries = [one.query for one in asked]
+        golds = [episodes_N[one.n].questions[one.q].answer for one in asked]
+        answers = self.reader.answer(queries)
+        scores = [np.zeros((len(episode.questions), len(episode.chunks))) for episode in episodes_N]
+        final = [[""] * len(episode.questions) for episode in episodes_N]
+        given = score_answers(queries, answers, golds, published=self.config.published_scores)
+        for one, answer, score in zip(asked, answers, given, strict=True):
+            scores[one.n][one.q, one.t] = score
+            final[one.n][one.q] = answer  # the queries come in order of steps
+        return scores, final
+
+    def _asked(self, trajectory: Trajectory, episodes_N: Sequence[Episode]) -> Iterator[_Asked]:
+        T = trajectory.active_NT.shape[1]
+        for t, memory in self._memories(trajectory):
+            for n, (episode, state) in enumerate(zip(episodes_N, unstack(memory), strict=True)):
+                last = len(episode.chunks) - 1
+                if last <= t < T - 1:  # nothing changes any more: it is asked from the final memory
+                    continue
+                step = min(t, last)
+                due = [q for q, question in enumerate(episode.questions) if step in steps_asked(question, last + 1)]
+                questions = [episode.questions[q] for q in due]
+                queries = reader_queries(questions, episode.data_source, state, self.tokenizer)
+                yield from (_Asked(n, q, step, query) for q, query in zip(due, queries, strict=True))
+
+    def _memories(self, trajectory: Trajectory) -> Iterator[tuple[int, MemoryState]]:
+        """The memories [N] after each chunk step that an answer is wanted from, the final ones last.
+
+        Those in between are not kept by the rollout: they are made again from the recorded calls.
+        """
+        N, T = trajectory.active_NT.shape
+        if self.config.credit == "gain":
+            memory = empty_memory(room_for(self.engine.memory, self.engine.rollout, T), (N,))
+            for t in range(T - 1):
+                calls = jax.tree.map(lambda x, t=t: x[:, t], trajectory.calls)
+                memory, _ = self._apply(memory, calls, np.int32(t))
+                yield t, memory
+        yield T - 1, trajectory.memory
