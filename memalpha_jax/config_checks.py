@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from memalpha_jax.config import flatten, to_dict
 from memalpha_jax.errors import UserError
-from memalpha_jax.grpo.advantages import GROUPINGS
+from memalpha_jax.grpo.advantages import GROUPINGS, SCALES
 from memalpha_jax.grpo.loss import AVERAGINGS
 from memalpha_jax.policy.model import INITS
 from memalpha_jax.tools.wire import WIRES
@@ -53,6 +53,7 @@ _ONE_OF = {
     "policy.init": INITS,
     "rollout.wire": WIRES,
     "grpo.grouping": GROUPINGS,
+    "grpo.scale": SCALES,
     "grpo.objective.averaging": AVERAGINGS,
     "grpo.optimizer.name": ("adamw", "muon"),
     "warmstart.optimizer.name": ("adamw", "muon"),

@@ -168,7 +168,7 @@ class Trainer:
         sources = [episode.data_source for episode in episodes_N]
         _, source_N = np.unique(sources, return_inverse=True)
         group_NT = group_ids(config.grpo.grouping, episode_N, source_N, rewards.total_NT.shape[1])
-        advantage_NT = group_advantages(rewards.total_NT, rewards.chunk_mask_NT, group_NT)
+        advantage_NT = group_advantages(rewards.total_NT, rewards.chunk_mask_NT, group_NT, config.grpo.scale)
         scored = clock()
         self.state, learned = jax.block_until_ready(self.update(self.state, self.reference, trajectory, advantage_NT))
         timings = {

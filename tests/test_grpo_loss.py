@@ -109,7 +109,25 @@ def test_a_group_of_one_and_a_group_of_equals_have_no_advantage():
     assert (group_advantages(reward, np.zeros((3, 2), bool), group) == 0).all()
 
 
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.integers(1, 7), st.integers(1, 4))
+def test_one_scale_for_the_batch_keeps_the_differences_between_groups(seed, rows, steps):
+    rng = np.random.default_rng(seed)
+    group_NT, active_NT = rng.integers(-2, 4, (rows, steps)), rng.random((rows, steps)) < 0.7
+    reward_NT = rng.normal(3, 1, (rows, steps)).round(1)
+    members = [(n, t) for n, t in np.ndindex(rows, steps) if active_NT[n, t]]
+    centred = np.zeros((rows, steps))
+    for n, t in members:
+        own = [reward_NT[at] for at in members if group_NT[at] == group_NT[n, t]]
+        centred[n, t] = reward_NT[n, t] - sum(own) / len(own)
+    size = (sum(centred[at] ** 2 for at in members) / max(1, len(members))) ** 0.5
+    found = group_advantages(reward_NT, active_NT, group_NT, "batch")
+    np.testing.assert_allclose(found, centred / (size + EPSILON), atol=1e-4)
+
+
 def test_unknown_choices_are_told():
+    with pytest.raises(UserError, match=r"grpo\.scale is 'token'.*group, batch"):
+        group_advantages(np.zeros((1, 1)), np.ones((1, 1), bool), np.zeros((1, 1)), "token")
     with pytest.raises(UserError, match=r"'batch'.*episode, chunk, source"):
         group_ids("batch", EPISODE_N, SOURCE_N, T)
     with pytest.raises(UserError, match=r"'word'.*subaction, token, sequence, constant"):

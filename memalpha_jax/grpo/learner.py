@@ -25,7 +25,7 @@ class GRPOConfig:
     """Attributes:
     episodes: B, episodes per step. group: G, trajectories per episode.
     steps: optimizer steps of the run (each on B * G fresh trajectories).
-    grouping: "episode", "chunk" or "source" (see `advantages.py`).
+    grouping: "episode", "chunk" or "source"; scale: "group" or "batch" (see `advantages.py`).
     minibatches: updates per batch of trajectories; must divide B * G.
     block_rows: rows of one forward and backward pass; smaller blocks stay in cache and in memory; 0 takes all.
     logprob_slice: reply tokens whose vocabulary logits exist at once; 0 takes all.
@@ -36,6 +36,7 @@ class GRPOConfig:
     group: int = 8
     steps: int = 205
     grouping: str = "episode"
+    scale: str = "group"
     minibatches: int = 1
     block_rows: int = 0
     logprob_slice: int = 0
