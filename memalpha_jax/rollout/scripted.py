@@ -112,8 +112,8 @@ class Demonstrator:
         its own, drawn from Beta(rate, 1 - rate): a taste, as random as the choice of single sentences, which gives
         reinforcement learning whole tastes to choose from.
       update_rate: share of sentences correcting a shown item that are stored; they replace that item. Where the
-        prompt does not show what a sentence corrects, it is not stored: an insert beside a stale item is what must
-        not become a habit.
+        prompt does not show the item that a sentence corrects, it is not stored: an insert beside a stale item is
+        what must not become a habit. Where there is no such item, it is inserted like any other sentence.
       right_list_rate: share of the others that go to the right list.
     """
 
@@ -130,10 +130,9 @@ class Demonstrator:
             if line.text in taken:
                 continue
             stale = corrected_item(line, view, shown)
-            rate = rates[line.kind]
-            if line.corrects is not None:
-                rate = self.update_rate if stale else 0.0
-            if rng.random() >= rate:
+            rate = self.update_rate if stale else rates[line.kind]
+            hidden = stale is None and corrected_item(line, view, view.items) is not None
+            if hidden or rng.random() >= rate:
                 continue
             right = right_list(line)
             kind = right if rng.random() < self.right_list_rate else next(k for k in LISTS if k != right)
