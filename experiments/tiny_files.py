@@ -5,7 +5,7 @@
         --config.episodes.source=squad --config.episodes.path=dev-v1.1.json
 
 A policy of this size, with a tokenizer made for another text, cannot read English; what this shows is that every part
-of the machinery can. Chunks are eight times as long as in tiny.py, since a word takes three or four tokens.
+of the machinery can. Chunks are five times as long as in tiny.py, since a word takes three or four tokens.
 """
 
 from memalpha_jax.experiment import sibling_config
@@ -14,8 +14,8 @@ from memalpha_jax.experiment import sibling_config
 def get_config():
     config = sibling_config(__file__, "tiny.py")
     config.episodes.chunks = 3
-    config.episodes.chunk_tokens = 640
-    config.rollout.prompt_tokens = 832
+    config.episodes.chunk_tokens = 320
+    config.rollout.prompt_tokens = 448
     # Four long trajectories take as long as 64 short ones.
     config.grpo.episodes = 2
     config.grpo.group = 2

@@ -4,9 +4,9 @@
         --config.policy.path=runs/tiny/warm_start
     python -m memalpha_jax.evaluate --workdir=runs/tiny --also=published_reward=runs/published
 
-Differs from tiny.py in the reward and in how it is paid: every chunk is paid for all answers, r2 has weight 1 and gamma is 0.1,
-duplicates are paid and cost nothing, the reader answers with everything it retrieved, so that a stale value beside its
-correction still scores, every group is scaled by its own standard deviation, and the tokens of every call are averaged.
+Differs from tiny.py in the reward and in how it is paid: every chunk is paid for all answers, r2 has weight 1 and gamma
+is 0.1, duplicates are paid and cost nothing, and the reader answers with everything it retrieved, so that a stale value
+beside its correction still scores. Advantages are scaled group by group and averaged call by call.
 """
 
 from memalpha_jax.experiment import sibling_config
