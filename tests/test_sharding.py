@@ -27,6 +27,9 @@ from memalpha_jax.memory.state import empty_memory
 from memalpha_jax.policy.model import Qwen3
 from memalpha_jax.policy.optimizer import OptimizerConfig, make_optimizer
 from memalpha_jax.policy.sharding import RULES, MeshConfig, make_mesh, row_shards, rows, tree_shardings
+from memalpha_jax.rewards.reader import ExtractiveReader
+from memalpha_jax.rewards.reward import RewardConfig
+from memalpha_jax.rewards.scoring import Scorer
 from memalpha_jax.rollout.rollout import rollout, trajectory_keys
 from memalpha_jax.rollout.trajectory import Trajectory
 
@@ -127,6 +130,14 @@ def test_every_shard_asks_the_host_for_its_own_rows_only(together, mesh):
     asked = together[1]
     assert set(asked) == {N // row_shards(mesh)}
     assert len(asked) == T * mesh.size  # every replica along `tensor` asks as well
+
+
+def test_memories_made_again_from_shards_equal_those_of_one_device(alone, mesh):
+    scorer = Scorer(ENGINE, small_policy.TOKENIZER, RewardConfig(credit="gain"), ExtractiveReader(), None)
+    there = jax.device_put(alone, rows(mesh))
+    for (t, found), (step, expected) in zip(scorer._memories(there), scorer._memories(alone), strict=True):
+        assert t == step
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(found), jax.device_get(expected))
 
 
 SGD = optax.sgd(1.0, momentum=0.9)
