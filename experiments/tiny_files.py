@@ -5,7 +5,8 @@
         --config.episodes.source=squad --config.episodes.path=dev-v1.1.json
 
 A policy of this size, with a tokenizer made for another text, cannot read English; what this shows is that every part
-of the machinery can. Chunks are five times as long as in tiny.py, since a word takes three or four tokens.
+of the machinery can. Chunks and replies are four to five times as long as in tiny.py, since a word takes
+three or four tokens.
 """
 
 from memalpha_jax.experiment import sibling_config
@@ -16,6 +17,7 @@ def get_config():
     config.episodes.chunks = 3
     config.episodes.chunk_tokens = 320
     config.rollout.prompt_tokens = 448
+    config.rollout.reply_tokens = 160
     # Four long trajectories take as long as 64 short ones.
     config.grpo.episodes = 2
     config.grpo.group = 2
