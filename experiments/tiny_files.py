@@ -18,6 +18,7 @@ def get_config():
     config.episodes.chunk_tokens = 320
     config.rollout.prompt_tokens = 448
     config.rollout.reply_tokens = 160
+    config.rewards.credit = "episode"  # "gain" would read the memory of a book-length episode after each of its chunks
     # Four long trajectories take as long as 64 short ones.
     config.grpo.episodes = 2
     config.grpo.group = 2
