@@ -177,6 +177,10 @@ def test_the_demonstrator_leaves_a_stored_sentence_alone():
     memory = ListMemory()
     memory.apply([scripted.insert(SEMANTIC, line.text) for line in sentences(episode)[0]])
     assert Demonstrator(1.0, 1.0, 1.0)(memory.view(episode, 0, 100), np.random.default_rng(0)) == []
+    # At rate 1 whatever a correction could correct is stored, so with no updates only plain sentences are written.
+    stored = {text_of(call) for _, calls in played(Demonstrator(1.0, 0.0, 1.0)) for call in calls}
+    plain = {line.text for e in EPISODES for chunk in sentences(e) for line in chunk if line.corrects is None}
+    assert stored == plain
 
 
 @pytest.mark.parametrize("shown", [100, 0])
