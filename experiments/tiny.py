@@ -17,7 +17,7 @@ def get_config():
     config.episodes.world.correction_rate = 0.3
     config.episodes.world.late_rate = 0.3
     config.episodes.world.sentences_min = 4
-    config.episodes.world.sentences_max = 6
+    config.episodes.world.sentences_max = 5
     config.episodes.world.people = 5
     config.episodes.world.statements_per_person = 2.0
     config.episodes.chunk_tokens = 64
@@ -38,7 +38,7 @@ def get_config():
     config.memory.items = 32
     config.memory.arena_tokens = 512
     config.memory.shown_items = 0
-    config.memory.similar_items = 4
+    config.memory.similar_items = 6
     config.rollout.prompt_tokens = 120
     config.rollout.reply_tokens = 38
     config.rollout.max_calls = 4

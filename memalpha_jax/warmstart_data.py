@@ -14,7 +14,7 @@ from memalpha_jax.rollout.steps import Steps
 
 PRACTICE = WorldConfig(
     sentences_min=4,
-    sentences_max=6,
+    sentences_max=5,
     chatter_rate=0.4,
     correction_rate=0.7,
     late_rate=0.3,
@@ -56,7 +56,7 @@ class LessonConfig:
     skip: float = 0.0
     stored: int = 0
     world: WorldConfig = PRACTICE
-    chunks: int = 8
+    chunks: int = 12
     rate: float = 0.35
     update_rate: float = 0.8
     right_list_rate: float = 0.75

@@ -146,9 +146,10 @@ def test_items_are_halved_until_the_prompt_fits():
     assert len(tokens) == P
 
 
-def test_choices_are_halved_down_to_none():
+def test_similar_items_go_one_by_one_then_recent_ones_are_halved_down_to_none():
     assert shown_choices(MemoryConfig()) == [(5, 0), (2, 0), (1, 0), (0, 0)]
-    assert shown_choices(MemoryConfig(shown_items=1, similar_items=4)) == [(1, 4), (0, 2), (0, 1), (0, 0)]
+    assert shown_choices(MemoryConfig(shown_items=1, similar_items=2)) == [(1, 2), (1, 1), (1, 0), (0, 0)]
+    assert shown_choices(MemoryConfig(shown_items=0, similar_items=2)) == [(0, 2), (0, 1), (0, 0)]
     assert shown_choices(MemoryConfig(shown_items=0)) == [(0, 0)]
 
 

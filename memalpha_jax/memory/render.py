@@ -1,8 +1,8 @@
 """Memory and chunk to prompt tokens, on the device: stretches of one token pool, joined by one gather.
 
 The pool is [literals | core | arena | chunk]; the stretches depend on how many items are shown. That number
-is halved (5, 2, 1, 0) until the prompt fits, so the stretches of every number are worked out and the first
-that fits is used.
+is reduced until the prompt fits (`shown_choices`), so the stretches of every number are worked out and the
+first that fits is used.
 
 Axes: P prompt tokens, C chunk tokens, I item rows, E entries a list can show, V choices, D digits.
 """
@@ -91,10 +91,12 @@ def render_prompt(
 
 
 def shown_choices(config: MemoryConfig) -> list[tuple[int, int]]:
-    """How many (recent items per list, similar items) to show: as configured, then halved down to none."""
-    choices = [(config.shown_items, config.similar_items)]
-    while any(choices[-1]):
-        choices.append((choices[-1][0] // 2, choices[-1][1] // 2))
+    """How many (recent items per list, similar items) to show: as configured; then one similar item fewer at a time;
+    without any, the recent ones are halved down to none, as published.
+    """
+    choices = [(config.shown_items, similar) for similar in range(config.similar_items, -1, -1)]
+    while choices[-1][0]:
+        choices.append((choices[-1][0] // 2, 0))
     return choices
 
 
