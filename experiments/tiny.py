@@ -17,7 +17,7 @@ def get_config():
     config.episodes.world.correction_rate = 0.3
     config.episodes.world.late_rate = 0.3
     config.episodes.world.sentences_min = 4
-    config.episodes.world.sentences_max = 5
+    config.episodes.world.sentences_max = 6
     config.episodes.world.people = 5
     config.episodes.world.statements_per_person = 2.0
     config.episodes.chunk_tokens = 64

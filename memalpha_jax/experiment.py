@@ -51,7 +51,7 @@ class WarmStartConfig:
     )
     revise_long: LessonConfig = LessonConfig(50, demonstrate=False, lines_min=2, lines_max=4, skip=0.4, stored=5)
     store_all: LessonConfig = LessonConfig(150, demonstrate=True, world=SHORT_CHUNKS, rate=1.0, update_rate=1.0)
-    demonstrate: LessonConfig = LessonConfig(950, demonstrate=True, rate=0.35)
+    demonstrate: LessonConfig = LessonConfig(950, demonstrate=True, rate=0.4)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from memalpha_jax.rollout.steps import Steps
 
 PRACTICE = WorldConfig(
     sentences_min=4,
-    sentences_max=5,
+    sentences_max=6,
     chatter_rate=0.4,
     correction_rate=0.7,
     late_rate=0.3,
