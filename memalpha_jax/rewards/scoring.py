@@ -23,6 +23,7 @@ from memalpha_jax.rewards.reward import (
     compute_rewards,
     score_answers,
 )
+from memalpha_jax.rewards.stale import revisions
 from memalpha_jax.rollout.rollout import Engine, apply_batch, room_for
 from memalpha_jax.rollout.trajectory import Trajectory
 
@@ -90,6 +91,7 @@ class Scorer:
             judge=self.judge,
             group_N=group_N,
             gains_NT=gains_NT,
+            revisions_N=None if self.config.pay_stale else [revisions(episode) for episode in episodes_N],
         )
         return rewards, applied, answers
 
