@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from memalpha_jax.episodes.episode import Episode
-from memalpha_jax.episodes.generated import Sentence, sentences
+from memalpha_jax.episodes.generated import Sentence, has_sentences, sentences
 from memalpha_jax.evaluation import WrittenMemory
 from memalpha_jax.rewards.duplicates import near_duplicates
 from memalpha_jax.rollout.scripted import right_list
@@ -90,11 +90,6 @@ def sentences_per_chunk(episodes: Sequence[Episode]) -> float:
     """Mean number of sentences of the chunks of generated episodes."""
     counts = [len(lines) for episode in episodes for lines in sentences(episode)]
     return float(np.mean(counts))
-
-
-def has_sentences(episode: Episode) -> bool:
-    """Whether the episode carries the sentence records that scripted writers need."""
-    return "sentences" in episode.metadata
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from memalpha_jax.call_statistics import call_statistics, has_sentences, sentences_per_chunk, stored_shares
+from memalpha_jax.call_statistics import call_statistics, sentences_per_chunk, stored_shares
 from memalpha_jax.config import to_dict
 from memalpha_jax.episodes.episode import Episode
+from memalpha_jax.episodes.generated import has_sentences
 from memalpha_jax.episodes.sources import EpisodesConfig, load_episodes
 from memalpha_jax.evaluation import (
     PolicyWriter,

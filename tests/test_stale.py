@@ -67,6 +67,8 @@ def test_revisions_follow_the_generators_records():
         assert stale.value != line.value
         assert stale.corrected_by is not None
     assert revisions(dataclasses.replace(episode, metadata={})) == {}
+    own = dataclasses.replace(episode, data_source="mine", metadata={"sentences": ["of a user's own file"]})
+    assert revisions(own) == {}
 
 
 def test_a_correction_beside_the_stale_item_is_a_repeat_where_it_is_not_paid():

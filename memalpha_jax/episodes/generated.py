@@ -40,6 +40,7 @@ __all__ = [
     "WorldConfig",
     "generate_episode",
     "generate_episodes",
+    "has_sentences",
     "sentences",
     "template_words",
     "vocabulary_texts",
@@ -49,6 +50,7 @@ QUESTION_KINDS = (
     "fact_early", "fact_late", "event_early", "event_late", "knowledge_early", "knowledge_late",
     "sample", "corrected",
 )  # fmt: skip
+DATA_SOURCE = "generated"
 _TRIES = 30
 
 
@@ -165,7 +167,7 @@ def generate_episode(config: WorldConfig, split: str, index: int, *, chunks: int
     return validate(
         Episode(
             instance_id=f"generated-{split}-{chunks}x-{seed}-{index}",
-            data_source="generated",
+            data_source=DATA_SOURCE,
             chunks=tuple("\n".join(line.text for line in chunk) for chunk in lines),
             questions=tuple(_question(world, lines, position) for position in sorted(asked)),
             metadata={"split": split, "sentences": [[_to_json(line) for line in chunk] for chunk in lines]},
@@ -178,6 +180,11 @@ def generate_episodes(
 ) -> list[Episode]:
     """`count` episodes of a split, from number `first` on."""
     return [generate_episode(config, split, first + i, chunks=chunks, seed=seed) for i in range(count)]
+
+
+def has_sentences(episode: Episode) -> bool:
+    """Whether the generator's sentence records came with the episode; another source may use the key for anything."""
+    return episode.data_source == DATA_SOURCE and "sentences" in episode.metadata
 
 
 def sentences(episode: Episode) -> list[list[Sentence]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from memalpha_jax.episodes.episode import Episode
-from memalpha_jax.episodes.generated import sentences
+from memalpha_jax.episodes.generated import has_sentences, sentences
 from memalpha_jax.memory.state import MemoryType
 from memalpha_jax.tools.calls import CallKind, Status
 
@@ -17,7 +17,7 @@ Revisions = Mapping[str, str]
 
 def revisions(episode: Episode) -> Revisions:
     """What the episode's generator recorded; nothing is known about episodes from files."""
-    if "sentences" not in episode.metadata:
+    if not has_sentences(episode):
         return {}
     lines = sentences(episode)
     return {
