@@ -12,7 +12,7 @@ import numpy as np
 
 from memalpha_jax.memory.retrieval import words
 from memalpha_jax.memory.state import MemoryType
-from memalpha_jax.tools.calls import CallKind, Status
+from memalpha_jax.tools.calls import SUCCESSES, CallKind
 
 _CORE = -1  # owner of the core paragraph, beside the item ids
 _SLACK = 1e-9  # 0.8 * 15 must not ask for more than 12 words because of rounding
@@ -82,7 +82,7 @@ def near_duplicates(
     means a word Jaccard of at least `threshold` with a text of another item of any type, or the same words as
     an earlier text of the item it rewrites. `texts[n][t][k]` is the text of call k.
     """
-    success_NTK = np.isin(status_NTK, (Status.OK, Status.TRUNCATED))
+    success_NTK = np.isin(status_NTK, SUCCESSES)
     writes_NTK = success_NTK & np.isin(kind_NTK, (CallKind.INSERT, CallKind.UPDATE))
     repeated_NTK = np.zeros(status_NTK.shape, bool)
     owner_NTK = np.where(kind_NTK == CallKind.INSERT, 0, item_id_NTK)

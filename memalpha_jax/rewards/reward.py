@@ -19,7 +19,7 @@ from memalpha_jax.rewards.duplicates import near_duplicates
 from memalpha_jax.rewards.judge import GradeQuery, Grader, Judge, JudgeError, JudgeQuery
 from memalpha_jax.rewards.reader import ReaderQuery
 from memalpha_jax.rewards.stale import Revisions, beside_stale
-from memalpha_jax.tools.calls import CallBatch, CallKind, Status
+from memalpha_jax.tools.calls import SUCCESSES, CallBatch, CallKind, Status
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def compute_rewards(
         calls.texts,
         config.near_duplicate,
     )
-    paid_NTK = np.isin(calls.status_NTK, (Status.OK, Status.TRUNCATED))
+    paid_NTK = np.isin(calls.status_NTK, SUCCESSES)
     repeated_NTK = near_NTK | (calls.status_NTK == Status.SKIPPED)
     if not config.pay_duplicates:
         paid_NTK &= ~near_NTK

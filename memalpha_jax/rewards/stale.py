@@ -9,7 +9,7 @@ import numpy as np
 from memalpha_jax.episodes.episode import Episode
 from memalpha_jax.episodes.generated import has_sentences, sentences
 from memalpha_jax.memory.state import MemoryType
-from memalpha_jax.tools.calls import CallKind, Status
+from memalpha_jax.tools.calls import SUCCESSES, CallKind
 
 Revisions = Mapping[str, str]
 """Of every text that corrects another: the one it makes stale."""
@@ -41,7 +41,7 @@ def beside_stale(
     Only exact copies of the corrected and the correcting sentence are recognised. `texts[n][t][k]` is the text of
     call k; ids count the successful inserts of a trajectory from 1.
     """
-    success_NTK = np.isin(status_NTK, (Status.OK, Status.TRUNCATED)) & (memory_type_NTK != MemoryType.CORE)
+    success_NTK = np.isin(status_NTK, SUCCESSES) & (memory_type_NTK != MemoryType.CORE)
     beside_NTK = np.zeros(status_NTK.shape, bool)
     for n, revised in enumerate(revisions_N):
         stored, next_id = dict[int, str](), 1

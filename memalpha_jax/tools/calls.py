@@ -53,7 +53,10 @@ class Status(enum.IntEnum):
     @property
     def success(self) -> bool:
         """Whether the call did what it asked for."""
-        return self in (Status.OK, Status.TRUNCATED)
+        return self in SUCCESSES
+
+
+SUCCESSES = (Status.OK, Status.TRUNCATED)
 
 
 TOOL_KINDS: Mapping[str, CallKind] = {
