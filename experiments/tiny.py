@@ -49,7 +49,7 @@ def get_config():
     config.rewards.credit = "gain"
     config.rewards.r2_weight = 0.3
     config.rewards.pay_duplicates = False
-    config.rewards.pay_stale = False
+    config.rewards.pay_misplaced = False
     config.rewards.repeat_cost = 6.0
     config.rewards.gamma = 0.8
     config.rewards.one_value = True
