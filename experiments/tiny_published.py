@@ -19,7 +19,7 @@ def get_config():
     config.rewards.beta = 0.05
     config.rewards.gamma = 0.1
     config.rewards.pay_duplicates = True
-    config.rewards.pay_misplaced = True
+    config.rewards.pay_stale = True
     config.rewards.repeat_cost = 0.0
     config.rewards.one_value = False
     config.rewards.published_scores = True

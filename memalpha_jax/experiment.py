@@ -49,9 +49,7 @@ class WarmStartConfig:
     revise_short: LessonConfig = LessonConfig(
         200, demonstrate=False, lines_min=2, lines_max=3, pieces_min=3, pieces_max=5, skip=0.2, stored=3
     )
-    revise_long: LessonConfig = LessonConfig(
-        250, demonstrate=False, lines_min=2, lines_max=4, skip=0.4, stored=5, related=0.5
-    )
+    revise_long: LessonConfig = LessonConfig(250, demonstrate=False, lines_min=2, lines_max=4, skip=0.4, stored=5)
     correct: LessonConfig = LessonConfig(150, demonstrate=True, world=SHORT_CHUNKS, rate=0.6, update_rate=1.0)
     demonstrate: LessonConfig = LessonConfig(800, demonstrate=True, rate=0.4)
 

@@ -26,8 +26,6 @@ TAIL_PIECES = 3
 """What a revision puts before and after the words that it repeats: at most so many pieces."""
 FRESH_SHARE = 0.5
 """Of the lines of a chunk that could revise an item, so many are new."""
-SHARED_PIECES = 2
-"""Related lines have so many pieces in common, as sentences about one person have the name."""
 MOST_SKIPPED_IDS = 4
 _JSON_SPECIAL = {*range(0x20), *b'"\\', 0x7F}
 
@@ -40,7 +38,7 @@ def copying_rows(steps: Steps, tokenizer: Tokenizer, lesson: LessonConfig, count
     engine, rng = steps.engine, np.random.default_rng([seed, first, lesson.lines_max, lesson.stored])
     pieces, newline = copyable_pieces(tokenizer), tokenizer.encode("\n")
     P, R = engine.rollout.prompt_tokens, engine.rollout.reply_tokens
-    items_M = [_items(rng, pieces, lesson) for _ in range(count)]
+    items_M = [[_line(rng, pieces, lesson) for _ in range(lesson.stored)] for _ in range(count)]
     memory = _memory_of(steps, tokenizer, items_M, rng)
     id_MI, type_MI = np.asarray(memory.id_I), np.asarray(memory.type_I)
     chunks, replies = [], []
@@ -50,7 +48,7 @@ def copying_rows(steps: Steps, tokenizer: Tokenizer, lesson: LessonConfig, count
         reply: list[int] = []
         for row in [*rng.permutation(len(items)), *[-1] * number][:number]:
             if row < 0 or rng.random() < FRESH_SHARE:
-                line, call = _line(rng, pieces, lesson, items), insert(LISTS[rng.integers(2)], "")
+                line, call = _line(rng, pieces, lesson), insert(LISTS[rng.integers(2)], "")
             else:
                 item = MemoryItem(int(id_MI[m, row]), MemoryType(type_MI[m, row]), (), 0, 0)
                 line, call = _revision(rng, pieces, items[row]), update(item, "")
@@ -93,26 +91,13 @@ def copyable_pieces(tokenizer: Tokenizer) -> np.ndarray:
     return np.array([token for token in range(1, tokenizer.vocab_size) if stands_for_itself(token)])
 
 
-def _line(
-    rng: np.random.Generator, pieces: np.ndarray, lesson: LessonConfig, others: Sequence[list[int]] = ()
-) -> list[int]:
-    """A line of random pieces, of which `lesson.related` begin like one of the others."""
-    line = rng.choice(pieces, rng.integers(lesson.pieces_min, lesson.pieces_max + 1)).tolist()
-    if others and rng.random() < lesson.related:
-        line[:SHARED_PIECES] = others[int(rng.integers(len(others)))][:SHARED_PIECES]
-    return line
-
-
-def _items(rng: np.random.Generator, pieces: np.ndarray, lesson: LessonConfig) -> list[list[int]]:
-    items: list[list[int]] = []
-    for _ in range(lesson.stored):
-        items.append(_line(rng, pieces, lesson, items))
-    return items
+def _line(rng: np.random.Generator, pieces: np.ndarray, lesson: LessonConfig) -> list[int]:
+    return rng.choice(pieces, rng.integers(lesson.pieces_min, lesson.pieces_max + 1)).tolist()
 
 
 def _revision(rng: np.random.Generator, pieces: np.ndarray, item: list[int]) -> list[int]:
-    """A line that repeats more of `item` than related lines share, at times after another word, with another end."""
-    kept = item[: int(rng.integers(SHARED_PIECES + 1, max(SHARED_PIECES + 2, len(item))))]
+    """A line that repeats the beginning of `item`, after another word at times, and ends differently."""
+    kept = item[: int(rng.integers(2, max(3, len(item))))]
     lead = rng.choice(pieces, rng.integers(LEAD_PIECES + 1)).tolist()
     return [*lead, *kept, *rng.choice(pieces, rng.integers(1, TAIL_PIECES + 1)).tolist()]
 

@@ -44,7 +44,6 @@ class LessonConfig:
       lines_min, lines_max: random lines per chunk, where they are copied. pieces_min, pieces_max: their lengths.
       skip: share of the random lines that are left out of the reply, so that the place in the chunk has to be kept.
       stored: random items in memory beforehand, which the lines revise.
-      related: share of the random items and new lines that begin like another item, which they do not revise.
       world: of the demonstrated episodes. chunks: chunks per episode; memory fills up along them.
       rate, update_rate, right_list_rate: see `Demonstrator`.
     """
@@ -57,7 +56,6 @@ class LessonConfig:
     pieces_max: int = 9
     skip: float = 0.0
     stored: int = 0
-    related: float = 0.0
     world: WorldConfig = PRACTICE
     chunks: int = 12
     rate: float = 0.35

@@ -1,6 +1,4 @@
-"""Corrections stored beside what they correct, and texts written over other items, are found, and paid or not as the
-config says.
-"""
+"""Corrections stored beside what they correct are found, and paid or not as the config says."""
 
 import dataclasses
 
@@ -11,29 +9,21 @@ from memalpha_jax.episodes.generated import WorldConfig, generate_episode, sente
 from memalpha_jax.errors import UserError
 from memalpha_jax.memory.state import MemoryType
 from memalpha_jax.rewards.reward import RewardConfig
-from memalpha_jax.rewards.stale import misplaced, revisions
+from memalpha_jax.rewards.stale import beside_stale, revisions
 from memalpha_jax.tools.calls import CallKind, Status
 from tests.test_rewards import EPISODIC, SEMANTIC, batch, rewards_of
 
 INSERT, UPDATE, DELETE = CallKind.INSERT, CallKind.UPDATE, CallKind.DELETE
 OLD, NEW, NEWEST, OTHER = "Kelora likes figs.", "Kelora likes tea now.", "Kelora likes jam now.", "Tavin owns a jar."
-KNOWN = {OLD: None, OTHER: None, NEW: OLD, NEWEST: NEW}
+KNOWN = {NEW: OLD, NEWEST: NEW}
 OK = Status.OK
 
 
-def flags_of(which, steps, known=KNOWN):
+def beside(*steps, known=KNOWN):
     calls = batch([list(steps)])
     places = (calls.kind_NTK, calls.memory_type_NTK, calls.item_id_NTK, calls.status_NTK, calls.texts)
-    flags = misplaced(*places, [known])[which][0]
+    flags = beside_stale(*places, [known])[0]
     return [[bool(flag) for flag in row[: len(step)]] for row, step in zip(flags, steps, strict=True)]
-
-
-def beside(*steps):
-    return flags_of(0, steps)
-
-
-def overwriting(*steps, known=KNOWN):
-    return flags_of(1, steps, known)
 
 
 def put(text, status=OK, kind=SEMANTIC):
@@ -64,24 +54,13 @@ def test_what_a_correction_of_a_correction_makes_stale_is_the_correction():
     assert beside([put(OLD)], [over(1, NEW)], [put(NEWEST)]) == [[False], [False], [True]]
 
 
-def test_an_update_may_only_replace_what_its_text_corrects():
-    assert overwriting([put(OLD)], [over(1, NEW)], [over(1, NEWEST)]) == [[False], [False], [False]]
-    assert overwriting([put(OTHER), put(OLD)], [over(1, NEW)]) == [[False, False], [True]]
-    assert overwriting([put(OLD)], [over(1, OTHER), over(1, NEW)]) == [[False], [True, True]]
-    assert overwriting([put(OLD)], [(DELETE, SEMANTIC, "", OK, 1), put(OTHER), over(2, NEW)])[1] == [False, False, True]
-    assert overwriting([put(OLD)], [over(1, "Kelora likes something else.")]) == [[False], [False]]
-    assert overwriting([put(OLD)], [over(1, OTHER)], known={}) == [[False], [False]]
-    assert overwriting([put(OLD)], [over(1, OTHER, Status.NOT_ALLOWED)]) == [[False], [False]]
-
-
 def test_revisions_follow_the_generators_records():
     world = WorldConfig(correction_rate=0.9, chatter_rate=0.2, people=2)
     episode = generate_episode(world, "train", 3, chunks=8, seed=1)
     lines, found = sentences(episode), revisions(episode)
     corrections = [line for chunk in lines for line in chunk if line.corrects is not None]
     assert len(corrections) > 5
-    assert set(found) == {line.text for chunk in lines for line in chunk}
-    assert {text for text, stale in found.items() if stale} == {line.text for line in corrections}
+    assert set(found) == {line.text for line in corrections}
     for line in corrections:
         stale = next(old for chunk in lines for old in chunk if old.text == found[line.text])
         assert stale.subject == line.subject
@@ -94,7 +73,7 @@ def test_revisions_follow_the_generators_records():
 
 def test_a_correction_beside_the_stale_item_is_a_repeat_where_it_is_not_paid():
     calls = batch([[[put(OLD)], [put(NEW), put(OTHER)]]])
-    closed = RewardConfig(pay_misplaced=False, repeat_cost=2.0)
+    closed = RewardConfig(pay_stale=False, repeat_cost=2.0)
     paid = rewards_of(calls, RewardConfig(repeat_cost=2.0))
     unpaid = rewards_of(calls, closed, revisions_N=[KNOWN])
     assert paid.r2_NT == pytest.approx(np.array([[1, 1]]))
@@ -108,17 +87,5 @@ def test_a_correction_beside_the_stale_item_is_a_repeat_where_it_is_not_paid():
         rewards_of(calls, closed)
 
 
-def test_an_update_of_another_item_fails_where_it_is_not_paid_and_is_no_repeat_by_itself():
-    closed = RewardConfig(pay_misplaced=False, repeat_cost=2.0)
-    calls = batch([[[put(OTHER)], [over(1, NEW), put(OLD)]]])
-    unpaid = rewards_of(calls, closed, revisions_N=[KNOWN])
-    assert unpaid.r2_NT == pytest.approx(np.array([[1, 1 / 2]]))
-    assert unpaid.r4_NT == pytest.approx(np.array([[1, 1 / 2]]))
-    calls = batch([[[put(OLD), put(OTHER)], [over(2, NEW), put("Jolux is a cat.")]]])
-    unpaid = rewards_of(calls, closed, revisions_N=[KNOWN])
-    assert unpaid.r2_NT == pytest.approx(np.array([[1, (1 - 2.0) / 2]]))  # NEW is beside OLD, too
-
-
 def test_core_texts_are_no_items():
-    for flags in (beside, overwriting):
-        assert flags([put(OLD)], [(UPDATE, MemoryType.CORE, NEW, OK)]) == [[False], [False]]
+    assert beside([put(OLD)], [(UPDATE, MemoryType.CORE, NEW, OK)]) == [[False], [False]]

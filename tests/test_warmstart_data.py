@@ -173,24 +173,6 @@ def test_revisions_repeat_the_beginning_of_the_item_whose_id_they_state(steps):
     assert len(ids) > 6  # ids have gaps, so that they cannot be guessed from the order
 
 
-def repeated(steps, related):
-    """Mean number of letters from the beginning of an item that new lines repeat, and that revisions do."""
-    lengths: dict[CallKind, list[int]] = {CallKind.INSERT: [], CallKind.UPDATE: []}
-    for before, _, calls in read(
-        copying_rows(steps, TOKENIZER, dataclasses.replace(REVISE, related=related), 60, 0, 0)
-    ):
-        items = re.findall(r'^(.*)", "memory_id": "\d+$', before, re.MULTILINE)
-        for call in calls:
-            beginnings = (n for item in items for n in range(len(item) + 1) if item[:n] in call.content)
-            lengths[call.kind].append(max(beginnings))
-    return tuple(np.mean(own) for own in lengths.values())
-
-
-def test_related_lines_begin_like_an_item_and_are_inserted_while_revisions_repeat_more_of_it(steps):
-    (unrelated, _), (new, revision) = repeated(steps, 0.0), repeated(steps, 1.0)
-    assert unrelated + 1 < new < revision - 1
-
-
 def test_copyable_pieces_stand_for_themselves_in_json():
     pieces = copyable_pieces(TOKENIZER)
     assert len(pieces) > 400

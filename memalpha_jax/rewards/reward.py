@@ -18,7 +18,7 @@ from memalpha_jax.rewards.credit import CREDITS
 from memalpha_jax.rewards.duplicates import near_duplicates
 from memalpha_jax.rewards.judge import GradeQuery, Grader, Judge, JudgeError, JudgeQuery
 from memalpha_jax.rewards.reader import ReaderQuery
-from memalpha_jax.rewards.stale import Revisions, misplaced
+from memalpha_jax.rewards.stale import Revisions, beside_stale
 from memalpha_jax.tools.calls import SUCCESSES, CallBatch, CallKind, Status
 
 
@@ -33,9 +33,8 @@ class RewardConfig:
       of skipped
         exact duplicates (r4). False: near-duplicates are failures in r2 and 0 in r4, and so are skipped
         calls.
-      pay_misplaced: True pays a correction that is stored beside what it corrects, and an update of an item that its
-        text does not correct. False: the one is a repeat, the other a failure (`stale.py`; seen in episodes whose
-        generator recorded the corrections).
+      pay_stale: True pays a correction that is stored beside what it corrects. False: it is a repeat (`stale.py`; needs
+        episodes whose generator recorded the corrections).
       repeat_cost: how many successful calls one repeat, exact or near, costs in r2, besides not counting as one.
       near_duplicate: word Jaccard, in (0, 1], from which two texts count as near-duplicates.
       one_value: the reader answers with one value (`ExtractiveReader.one_value`), so that a stale one costs.
@@ -50,7 +49,7 @@ class RewardConfig:
     r2_weight: float = 1.0
     credit: str = "episode"
     pay_duplicates: bool = True
-    pay_misplaced: bool = True
+    pay_stale: bool = True
     repeat_cost: float = 0.0
     near_duplicate: float = 0.8
     one_value: bool = False
@@ -186,7 +185,7 @@ def compute_rewards(
       group_N: the group of each trajectory, within which a failed judge masks r4 together; None: all are one
       group.
       gains_NT: what each chunk is paid for the answers, with `config.credit` "gain".
-      revisions_N: what is known about corrections in each trajectory's episode, with `config.pay_misplaced` False.
+      revisions_N: what is known about corrections in each trajectory's episode, with `config.pay_stale` False.
 
     Raises:
       UserError: no scores, a score that is not a number, empty chunks or mismatched sizes.
@@ -207,9 +206,9 @@ def compute_rewards(
     repeated_NTK = near_NTK | (calls.status_NTK == Status.SKIPPED)
     if not config.pay_duplicates:
         paid_NTK &= ~near_NTK
-    if not config.pay_misplaced:
-        beside_NTK, over_NTK = _misplaced(calls, revisions_N)
-        paid_NTK, repeated_NTK = paid_NTK & ~beside_NTK & ~over_NTK, repeated_NTK | beside_NTK
+    if not config.pay_stale:
+        beside_NTK = _beside_stale(calls, revisions_N)
+        paid_NTK, repeated_NTK = paid_NTK & ~beside_NTK, repeated_NTK | beside_NTK
     r1_N = _mean_scores(scores, N)
     r2_NT = _share(paid_NTK.sum(-1) - config.repeat_cost * repeated_NTK.sum(-1), calls_NT)
     r3_N = _compression(np.asarray(memory_tokens_N), np.asarray(chunk_tokens_N))
@@ -246,11 +245,11 @@ def _within(calls: AppliedCalls, mask_NT: np.ndarray) -> AppliedCalls:
     )
 
 
-def _misplaced(calls: AppliedCalls, revisions_N: Sequence[Revisions] | None) -> tuple[np.ndarray, np.ndarray]:
+def _beside_stale(calls: AppliedCalls, revisions_N: Sequence[Revisions] | None) -> np.ndarray:
     if revisions_N is None:
-        raise UserError("rewards: pay_misplaced is False, so what is known about corrections must be given")
+        raise UserError("rewards: pay_stale is False, so what is known about corrections must be given")
     places = (calls.kind_NTK, calls.memory_type_NTK, calls.item_id_NTK, calls.status_NTK, calls.texts)
-    return misplaced(*places, revisions_N)
+    return beside_stale(*places, revisions_N)
 
 
 def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

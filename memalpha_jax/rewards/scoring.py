@@ -91,7 +91,7 @@ class Scorer:
             judge=self.judge,
             group_N=group_N,
             gains_NT=gains_NT,
-            revisions_N=None if self.config.pay_misplaced else [revisions(episode) for episode in episodes_N],
+            revisions_N=None if self.config.pay_stale else [revisions(episode) for episode in episodes_N],
         )
         return rewards, applied, answers
 
