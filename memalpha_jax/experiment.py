@@ -44,12 +44,12 @@ class WarmStartConfig:
     optimizer: OptimizerConfig = OptimizerConfig(
         name="muon", lr=1e-2, warmup=0.02, decay=0.3, b2=0.98, weight_decay=0.0
     )
-    copy_short: LessonConfig = LessonConfig(150, demonstrate=False)
+    copy_short: LessonConfig = LessonConfig(250, demonstrate=False)
     copy_long: LessonConfig = LessonConfig(100, demonstrate=False, lines_min=2, lines_max=5, skip=0.4)
     revise_short: LessonConfig = LessonConfig(
         200, demonstrate=False, lines_min=2, lines_max=3, pieces_min=3, pieces_max=5, skip=0.2, stored=3
     )
-    revise_long: LessonConfig = LessonConfig(250, demonstrate=False, lines_min=2, lines_max=4, skip=0.4, stored=5)
+    revise_long: LessonConfig = LessonConfig(150, demonstrate=False, lines_min=2, lines_max=4, skip=0.4, stored=5)
     correct: LessonConfig = LessonConfig(150, demonstrate=True, world=SHORT_CHUNKS, rate=0.6, update_rate=1.0)
     demonstrate: LessonConfig = LessonConfig(800, demonstrate=True, rate=0.4)
 
