@@ -29,8 +29,7 @@ PRACTICE = WorldConfig(
 SHORT_CHUNKS = dataclasses.replace(
     PRACTICE, sentences_min=3, sentences_max=3, chatter_rate=0.2, correction_rate=1.0, fact_weight=1.0
 )
-"""Chunks of which a reply can store every sentence, and many sentences correct one that may or may not be stored: an
-update is told from an insert by looking into memory only."""
+"""Chunks of which a reply can store every sentence, so that what they correct is stored and updates are frequent."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -180,7 +180,7 @@ def test_records_survive_json():
 
 
 def test_a_bpe_sees_template_words_whole_and_names_as_two_syllables():
-    tokenizer = SentencePieceTokenizer.train(vocabulary_texts(), 1100)
+    tokenizer = SentencePieceTokenizer.train(vocabulary_texts(), 1000)
     for split in ("train", "eval"):
         for episode in generate_episodes(WORLD, split, 12, chunks=9):
             for chunk in episode.chunks:
@@ -191,22 +191,6 @@ def test_a_bpe_sees_template_words_whole_and_names_as_two_syllables():
                 expected = [part for word in words for part in (world_words.split_name(word) or [word])]
                 assert found == expected
                 assert {w for w in words if not world_words.split_name(w)} <= set(template_words())
-
-
-def test_a_correction_repeats_the_pieces_of_what_it_corrects_wherever_they_stand_in_the_line():
-    tokenizer, late = SentencePieceTokenizer.train(vocabulary_texts(), 1100), {}
-    for episode in generate_episodes(WORLD, "eval", 20, chunks=9):
-        lines = sentences(episode)
-        for line in flat(episode):
-            if line.corrects:
-                stale = lines[line.corrects[0]][line.corrects[1]]
-                shared = line.text[line.text.index(line.subject) : line.text.index(line.value)]
-                pieces = tokenizer.encode(shared)
-                for text in (line.text, stale.text):
-                    ids = tokenizer.encode(text)
-                    assert any(ids[i : i + len(pieces)] == pieces for i in range(len(ids)))
-                late[line.kind, stale.kind] = True
-    assert len(late) == 4
 
 
 @pytest.mark.parametrize("keep_stale", [False, True])

@@ -60,19 +60,21 @@ MONTHS = _words("January February March April May June July August September Oct
 CHATTER_OPENERS = _words("Well Haha Hey Oh")
 CHATTER_VERBS = _words("smiled laughed waved winked nodded yawned")
 MOODS = _words("funny tired happy bored sleepy busy hungry merry")
-_VALUES = tuple(word for relation in RELATIONS.values() for word in relation.values)
-_PHRASES = tuple(word for relation in RELATIONS.values() for word in relation.phrase.split())
-_BEFORE_A_MARK = (
-    *CHATTER_OPENERS, *_words("Note Known Correction Sample Label now"), *_VALUES, *CLASSES, *MONTHS, *MOODS,
-)  # fmt: skip
-_BEFORE_A_SPACE = (
-    *_words("On on is a at looks"), *_PHRASES, *_VALUES, *EVENT_VERBS, *SAMPLE_WORDS, *MONTHS, *CHATTER_VERBS,
-)  # fmt: skip
+_LEADING_WORDS = (*CHATTER_OPENERS, *_words("Note Known Correction Sample On"))
+_INNER_WORDS = _words("Label on is a at now looks")
 
 
 def template_words() -> tuple[str, ...]:
-    """Every word of a chunk that is no invented name and no number."""
-    return tuple(dict.fromkeys((*_BEFORE_A_MARK, *_BEFORE_A_SPACE)))
+    """Every word of a chunk that is no invented name and no number: those that open a line, then the
+    others.
+    """
+    return (*_LEADING_WORDS, *_inner_words())
+
+
+def _inner_words() -> tuple[str, ...]:
+    phrases = [word for r in RELATIONS.values() for word in (*r.phrase.split(), *r.values)]
+    lists = (phrases, EVENT_VERBS, CLASSES, SAMPLE_WORDS, MONTHS, CHATTER_VERBS, MOODS, _INNER_WORDS)
+    return tuple(dict.fromkeys(word for words in lists for word in words))
 
 
 def all_syllables() -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -101,10 +103,21 @@ def vocabulary_texts(syllable_weight: int = 400, word_weight: int = 10) -> list[
     """Texts from which a BPE learns every template word as one piece and every invented name as two
     syllables.
 
-    A space belongs to the word before it: each word is shown with one, without, or both ways, as it stands in the
-    chunks. Syllables stand alone and come first by weight, so no merge crosses the seam of a name, seen or unseen.
+    A word that opens a line has no space before it, every other one has: each is shown in the places it takes
+    in the chunks. Syllables stand alone and come first by weight, so no merge crosses the seam of a name,
+    seen or unseen.
     """
-    first, last = all_syllables()
-    texts = [*first, *last, *(f"{syllable} " for syllable in last)] * syllable_weight
-    texts += [*dict.fromkeys(_BEFORE_A_MARK), *(f"{word} " for word in dict.fromkeys(_BEFORE_A_SPACE))] * word_weight
-    return texts + [f"{digit} {digit}. {digit}: {digit}?\n" for digit in range(10)] * word_weight
+    opening, inner = _syllable_places()
+    texts = [*opening, *(f", {syllable}" for syllable in inner)] * syllable_weight
+    texts += [*_LEADING_WORDS, *(f", {word}" for word in _inner_words())] * word_weight
+    return texts + [f"{digit}, {digit}. {digit}: {digit}?\n" for digit in range(10)] * word_weight
+
+
+def _syllable_places() -> tuple[list[str], list[str]]:
+    """Syllables met without a space before them (also the last ones of a name), and those met after a
+    space.
+    """
+    first = {kind: name_lists.syllables(kind)[0] for kind in ("person", "place", "thing")}
+    last = [syllable for kind in first for syllable in name_lists.syllables(kind)[1]]
+    opening = [*first["person"], *(syllable.capitalize() for syllable in first["thing"]), *last]
+    return opening, [*first["person"], *first["place"], *first["thing"]]

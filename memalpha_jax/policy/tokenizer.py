@@ -86,8 +86,6 @@ class SentencePieceTokenizer:
                 normalization_rule_name="identity",
                 remove_extra_whitespaces=False,
                 add_dummy_prefix=False,
-                # A word that opens a line is then the same pieces as inside one, which copying and retrieval need.
-                treat_whitespace_as_suffix=True,
                 split_digits=True,
                 user_defined_symbols=["\n"],
                 character_coverage=1.0,
