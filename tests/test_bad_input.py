@@ -258,8 +258,6 @@ def test_ten_megabytes_of_garbage_are_parsed_and_counted(policy, kind):
     ids = garbage(kind, 200_000, policy, rng)
     size = np.mean([len(policy.tokenizer.token_bytes(int(token))) for token in ids[:5000]])
     reply_NR = np.resize(ids, (1, math.ceil(1e7 / size)))
-    if kind != "unclosed":  # whatever thinking came before: it ends, and a call is cut off
-        reply_NR[0, -2:] = policy.tokenizer.encode_trusted("</think>" + call_frames("qwen_agent")[0])
     begin = time.monotonic()
     calls, subaction_NR = parse_replies(
         reply_NR, np.array([reply_NR.shape[1]]), policy.tokenizer, "qwen_agent", max_calls=8, max_tokens=24
