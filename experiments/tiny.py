@@ -70,6 +70,6 @@ def get_config():
     config.grpo.optimizer.b2 = 0.98
 
     # The table is made of other held-out episodes than the curve, on which settings were chosen.
-    config.evaluation.first = 5000
+    config.evaluation.first = 7000
     config.evaluation.episodes = 64
     return config

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from memalpha_jax.experiment import Config
 
 SEEDS = 1 << 32
-_LESSONS = ("copy_short", "copy_long", "revise_short", "revise_long", "store_all", "demonstrate")
+_LESSONS = ("copy_short", "copy_long", "revise_short", "revise_long", "correct", "demonstrate")
 _OPTIMIZERS = ("grpo.optimizer", "warmstart.optimizer")
 
 _AT_LEAST_1 = (

@@ -34,7 +34,7 @@ class WarmStartConfig:
       batch: rows per step. round_rows: how many rows are made at a time, about.
       block_rows: as `GRPOConfig.block_rows`.
       optimizer: one schedule over all lessons.
-      copy_short, copy_long, revise_short, revise_long, store_all, demonstrate: the lessons, in this order.
+      copy_short, copy_long, revise_short, revise_long, correct, demonstrate: the lessons, in this order.
     """
 
     tokenizer_pieces: int = 1000
@@ -50,8 +50,8 @@ class WarmStartConfig:
         200, demonstrate=False, lines_min=2, lines_max=3, pieces_min=3, pieces_max=5, skip=0.2, stored=3
     )
     revise_long: LessonConfig = LessonConfig(50, demonstrate=False, lines_min=2, lines_max=4, skip=0.4, stored=5)
-    store_all: LessonConfig = LessonConfig(150, demonstrate=True, world=SHORT_CHUNKS, rate=1.0, update_rate=1.0)
-    demonstrate: LessonConfig = LessonConfig(950, demonstrate=True, rate=0.4)
+    correct: LessonConfig = LessonConfig(250, demonstrate=True, world=SHORT_CHUNKS, rate=0.6, update_rate=1.0)
+    demonstrate: LessonConfig = LessonConfig(850, demonstrate=True, rate=0.4)
 
 
 @dataclasses.dataclass(frozen=True)

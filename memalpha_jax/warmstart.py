@@ -62,7 +62,7 @@ def lessons(config: Config) -> list[tuple[str, LessonConfig]]:
         ("copy_long", w.copy_long),
         ("revise_short", w.revise_short),
         ("revise_long", w.revise_long),
-        ("store_all", w.store_all),
+        ("correct", w.correct),
         ("demonstrate", w.demonstrate),
     ]
 

@@ -24,7 +24,7 @@ from memalpha_jax.warmstart_data import LessonConfig, Rows
 LEAD_PIECES = 1
 TAIL_PIECES = 3
 """What a revision puts before and after the words that it repeats: at most so many pieces."""
-FRESH_SHARE = 0.3
+FRESH_SHARE = 0.5
 """Of the lines of a chunk that could revise an item, so many are new."""
 MOST_SKIPPED_IDS = 4
 _JSON_SPECIAL = {*range(0x20), *b'"\\', 0x7F}

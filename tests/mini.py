@@ -42,7 +42,7 @@ SETTINGS: dict[str, Any] = {
     "warmstart.copy_long.steps": 0,
     "warmstart.revise_short.steps": 2,
     "warmstart.revise_long.steps": 0,
-    "warmstart.store_all.steps": 0,
+    "warmstart.correct.steps": 0,
     "warmstart.demonstrate.steps": 2,
     "warmstart.demonstrate.chunks": 2,
     "episodes.chunks": 2,
