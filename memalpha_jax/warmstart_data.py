@@ -29,7 +29,7 @@ PRACTICE = WorldConfig(
 SHORT_CHUNKS = dataclasses.replace(
     PRACTICE, sentences_min=3, sentences_max=3, chatter_rate=0.2, correction_rate=1.0, fact_weight=1.0
 )
-"""Short chunks full of corrections: some correct what is stored and some do not, so the choice of the call is practised."""
+"""Short chunks of corrections: some correct a stored item and some do not, so the choice of the call is practised."""
 
 
 @dataclasses.dataclass(frozen=True)
