@@ -13,6 +13,7 @@ from memalpha_jax.config import flatten, to_dict
 from memalpha_jax.errors import UserError
 from memalpha_jax.grpo.advantages import GROUPINGS, SCALES
 from memalpha_jax.grpo.loss import AVERAGINGS
+from memalpha_jax.policy.config import ATTENTIONS, DTYPES, PROJECTIONS, REMATS
 from memalpha_jax.policy.model import INITS
 from memalpha_jax.tools.wire import WIRES
 
@@ -25,6 +26,7 @@ _OPTIMIZERS = ("grpo.optimizer", "warmstart.optimizer")
 
 _AT_LEAST_1 = (
     *(f"policy.{name}" for name in ("width", "layers", "heads", "kv_heads", "head_dim", "ff")),
+    *("policy.yarn.factor", "policy.yarn.original_positions"),
     *(f"rollout.{name}" for name in ("prompt_tokens", "reply_tokens", "max_calls")),
     *(f"grpo.{name}" for name in ("episodes", "group", "steps", "minibatches", "max_skipped")),
     *("mesh.fsdp", "mesh.tensor", "warmstart.tokenizer_pieces", "warmstart.batch"),
@@ -34,6 +36,7 @@ _AT_LEAST_1 = (
 )
 _AT_LEAST_0 = (
     *("seed", "episodes.seed", "mesh.data", "run.trace_every", "run.evaluate_every", "rollout.temperature"),
+    *("policy.max_positions", "policy.lora.rank", "policy.yarn.attention_factor"),
     *("grpo.block_rows", "grpo.logprob_slice", "warmstart.block_rows", "evaluation.first"),
     *(f"grpo.objective.{name}" for name in ("clip_low", "clip_high", "dual_clip", "kl_coef")),
     *(f"warmstart.{lesson}.{name}" for lesson in _LESSONS for name in ("steps", "stored")),
@@ -48,9 +51,15 @@ _SHARES = (
     ),
 )
 _BELOW_1 = tuple(f"{o}.{name}" for o in _OPTIMIZERS for name in ("b1", "b2"))
-_ABOVE_0 = ("policy.rope_theta", "policy.norm_eps", "policy.qk_norm_init")
+_ABOVE_0 = (
+    *("policy.rope_theta", "policy.norm_eps", "policy.qk_norm_init", "policy.lora.alpha"),
+    *("policy.yarn.beta_fast", "policy.yarn.beta_slow"),
+)
 _ONE_OF = {
     "policy.init": INITS,
+    "policy.dtype": DTYPES,
+    "policy.attention": ATTENTIONS,
+    "policy.remat": REMATS,
     "rollout.wire": WIRES,
     "grpo.grouping": GROUPINGS,
     "grpo.scale": SCALES,
@@ -92,6 +101,9 @@ def _relation_faults(config: Config) -> Iterator[str]:
         yield f"policy.heads is {policy.heads}; it must be a multiple of policy.kv_heads, {policy.kv_heads}"
     if policy.head_dim % 2:
         yield f"policy.head_dim is {policy.head_dim}; it must be even"
+    unknown = [name for name in policy.lora.targets if name not in PROJECTIONS]
+    if unknown:
+        yield f"policy.lora.targets names {unknown[0]!r}; it may name {', '.join(PROJECTIONS)}"
     N = grpo.episodes * grpo.group
     if N % grpo.minibatches:
         yield f"grpo.minibatches is {grpo.minibatches}; it must divide grpo.episodes x grpo.group, {N}"

@@ -35,6 +35,7 @@ from memalpha_jax.experiment import Config, open_run
 from memalpha_jax.grpo.advantages import group_advantages, group_ids
 from memalpha_jax.grpo.learner import init_state, update
 from memalpha_jax.metrics_log import MetricsLog
+from memalpha_jax.policy.config import ARCHITECTURE
 from memalpha_jax.policy.optimizer import make_optimizer
 from memalpha_jax.policy.policy import Policy, load_policy
 from memalpha_jax.policy.sharding import make_mesh, row_shards, tree_shardings
@@ -54,8 +55,6 @@ from memalpha_jax.workdir import Workdir, exclusive, write_traces
 
 COST_STEP = 2
 """The step whose parts are timed: the first one without compilation."""
-SIZES = ("width", "layers", "heads", "kv_heads", "head_dim", "ff", "rope_theta", "norm_eps")
-"""What a policy cannot change after it was made."""
 
 
 def starting_policy(config: Config, workdir: Workdir) -> Policy:
@@ -69,7 +68,7 @@ def starting_policy(config: Config, workdir: Workdir) -> Policy:
     policy = load_policy(path)
     differing = [
         f"policy.{name} ({getattr(policy.config, name)} there, {getattr(config.policy, name)} in this config)"
-        for name in SIZES
+        for name in ARCHITECTURE
         if getattr(policy.config, name) != getattr(config.policy, name)
     ]
     if differing:

@@ -12,6 +12,7 @@ from small_policy import SIZES, jitted_init, random_params
 
 from memalpha_jax.errors import UserError
 from memalpha_jax.policy.attention import attend
+from memalpha_jax.policy.config import REMATS
 from memalpha_jax.policy.model import COPYING_EMBED, COPYING_OUT, Qwen3, copying_init, init_params
 
 N, T = 3, 14
@@ -25,9 +26,9 @@ def params():
     return random_params(SIZES)
 
 
-def logits(config, params, tokens_NT, lengths_N=None) -> np.ndarray:
-    run = jax.jit(lambda p, t, n: Qwen3(config).apply({"params": p}, t, n))
-    return np.asarray(run(params, tokens_NT, lengths_N))
+def logits(config, params, tokens_NT) -> np.ndarray:
+    run = jax.jit(lambda p, t: Qwen3(config).apply({"params": p}, t))
+    return np.asarray(run(params, tokens_NT))
 
 
 def hidden(params, tokens_T) -> jax.Array:
@@ -61,7 +62,7 @@ def test_later_tokens_leave_earlier_logits_unchanged(params):
 
 def test_padding_is_never_looked_at(params):
     lengths = np.array([T, 1, 9])
-    together = logits(SIZES, params, np.where(np.arange(T) < lengths[:, None], TOKENS, 5), lengths)
+    together = logits(SIZES, params, np.where(np.arange(T) < lengths[:, None], TOKENS, 5))
     for n, length in enumerate(lengths):
         alone = logits(SIZES, params, TOKENS[n : n + 1, :length])[0]
         np.testing.assert_allclose(together[n, :length], alone, atol=1e-5)
@@ -81,7 +82,14 @@ def plain(params):
     return value_and_gradient(SIZES, params)
 
 
-@pytest.mark.parametrize("change", [{"scan_layers": True}, {"remat": True}, {"scan_layers": True, "remat": True}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"remat": remat} for remat in REMATS),
+        {"scan_layers": True},
+        {"scan_layers": True, "remat": "layer"},
+    ],
+)
 def test_scan_and_remat_change_neither_value_nor_gradient(params, plain, change):
     other = value_and_gradient(dataclasses.replace(SIZES, **change), params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), plain, other)
@@ -138,7 +146,7 @@ def test_agrees_with_the_torch_qwen3(change):
     params = random_params(config, seed=1)
     lengths = np.array([T, 4, 13])
     real = np.arange(T) < lengths[:, None]
-    ours = logits(config, params, TOKENS, lengths)
+    ours = logits(config, params, TOKENS)
     with torch.no_grad():
         theirs = torch_model(config, params)(torch.tensor(TOKENS), attention_mask=torch.tensor(real)).logits.numpy()
     assert np.abs(theirs[real]).max() > 1

@@ -1,7 +1,8 @@
 """Prefill and decode: replies of N prompts in one jitted loop, with the log-probability of every sampled token.
 
 Prompts are right-padded to P slots and replies take the R slots after them, so every row writes the same slot at the
-same time and a row's padding is simply never looked at. `logprobs.py` scores tokens in the very same layout.
+same time and a row's padding is simply never looked at. `logprobs.py` scores the same tokens, each
+reply right behind its prompt.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from memalpha_jax.policy.attention import Causal
 from memalpha_jax.policy.config import PolicyConfig
 from memalpha_jax.policy.model import KVCache, LayerCache, Qwen3
 
@@ -44,19 +46,11 @@ class Replies:
     finished_N: jax.Array
 
 
-def prompt_mask(length_N: jax.Array, slots: int) -> tuple[jax.Array, jax.Array]:
-    """Positions [N, P] and the causal mask [N, P, P] of right-padded prompts."""
-    position_P = jnp.arange(slots)
-    causal_PP = position_P[:, None] >= position_P[None, :]
-    mask = causal_PP[None] & (position_P < length_N[:, None])[:, None, :]
-    return jnp.broadcast_to(position_P, (length_N.shape[0], slots)), mask
-
-
 def prefill(config: PolicyConfig, params, prompt_NP: jax.Array, length_N: jax.Array, extra_slots: int):
     """Runs the prompts; returns next-token logits [N, V] and a cache with room for `extra_slots` more tokens."""
     model = Qwen3(config)
-    positions, mask = prompt_mask(length_N, prompt_NP.shape[1])
-    hidden, cache = model.apply({"params": params}, prompt_NP, positions, mask, method="hidden")
+    positions = jnp.broadcast_to(jnp.arange(prompt_NP.shape[1]), prompt_NP.shape)
+    hidden, cache = model.apply({"params": params}, prompt_NP, positions, Causal(), method="hidden")
     last_ND = jnp.take_along_axis(hidden, (length_N - 1)[:, None, None], axis=1)[:, 0]
     grown = tuple(
         LayerCache(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from memalpha_jax.errors import UserError
+from memalpha_jax.policy.attention import Causal
 from memalpha_jax.policy.config import PolicyConfig
 from memalpha_jax.policy.model import Qwen3
 
@@ -20,14 +21,18 @@ def reply_logprobs(
     *,
     temperature: float = 1.0,
     slice_tokens: int = 0,
+    width: int = 0,
 ) -> tuple[jax.Array, jax.Array]:
-    """Log-probability and entropy of every reply token, [N, R] float32, in the layout the sampler used.
+    """Log-probability and entropy of every reply token, [N, R] float32.
+
+    Each reply stands right behind its prompt, so that rows have no gaps and need only be as wide as the longest.
 
     Args:
-      prompt_len_N: a length over P, of a prompt that was too long to be answered, counts as P.
+      prompt_len_N: at least 1; a length over P, of a prompt that was too long to be answered, counts as P.
       temperature: of the sampling distribution (0 counts as 1, as in the sampler).
       slice_tokens: vocabulary logits are made for that many reply positions at a time and recomputed in the
         backward pass, so that no [N, R, V] array exists; 0 makes them at once. Must divide R, else UserError.
+      width: S, slots of a row, its prompt and reply together; 0 takes P + R. No row may be longer.
 
     Values beyond a reply's length are meaningless: mask by length.
     """
@@ -40,16 +45,12 @@ def reply_logprobs(
         )
     prompt_len_N = jnp.minimum(prompt_len_N, P)  # an index out of range would read NaN, even at weight 0
     model = Qwen3(config)
-    slot_S = jnp.arange(P + R)
-    reply_slot = slot_S >= P
-    position_NS = jnp.where(reply_slot, prompt_len_N[:, None] + slot_S - P, slot_S)
-    valid_NS = jnp.where(reply_slot, slot_S - P < reply_len_N[:, None], slot_S < prompt_len_N[:, None])
-    mask_NSS = (slot_S[:, None] >= slot_S[None, :])[None] & valid_NS[:, None, :]
-    tokens_NS = jnp.concatenate([prompt_NP, reply_NR], axis=1)
-    hidden, _ = model.apply({"params": params}, tokens_NS, position_NS, mask_NSS, method="hidden")
-    # Reply token 0 is predicted at the last prompt position, token r > 0 at reply slot r - 1.
-    first = jnp.take_along_axis(hidden, (prompt_len_N - 1)[:, None, None], axis=1)
-    predicting_NRD = jnp.concatenate([first, hidden[:, P:-1]], axis=1)
+    tokens_NS = joined(prompt_NP, prompt_len_N, reply_NR, width or P + R)
+    position_NS = jnp.broadcast_to(jnp.arange(tokens_NS.shape[1]), tokens_NS.shape)
+    hidden, _ = model.apply({"params": params}, tokens_NS, position_NS, Causal(), method="hidden")
+    # Reply token r is predicted at the slot before its own.
+    slot_NR = jnp.minimum(prompt_len_N[:, None] - 1 + jnp.arange(R), tokens_NS.shape[1] - 1)
+    predicting_NRD = jnp.take_along_axis(hidden, slot_NR[..., None], axis=1)
 
     def score(states: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = model.apply({"params": params}, states, method="logits") / (temperature or 1.0)
@@ -64,3 +65,13 @@ def reply_logprobs(
     tokens = reply_NR.reshape(N, parts, slice_tokens).swapaxes(0, 1)
     logp, entropy = jax.lax.map(lambda xs: jax.checkpoint(score)(*xs), (states, tokens))
     return logp.swapaxes(0, 1).reshape(N, R), entropy.swapaxes(0, 1).reshape(N, R)
+
+
+def joined(prompt_NP: jax.Array, prompt_len_N: jax.Array, reply_NR: jax.Array, width: int) -> jax.Array:
+    """Rows [N, width] of each prompt with its reply right behind it; what lies behind both is no matter."""
+    P, R = prompt_NP.shape[1], reply_NR.shape[1]
+    slot_S = jnp.arange(width)
+    behind_NS = slot_S - prompt_len_N[:, None]
+    from_prompt = jnp.take(prompt_NP, jnp.minimum(slot_S, P - 1), axis=1)
+    from_reply = jnp.take_along_axis(reply_NR, jnp.clip(behind_NS, 0, R - 1), axis=1)
+    return jnp.where(behind_NS < 0, from_prompt, from_reply)

@@ -7,15 +7,18 @@ pair per layer, because stacking it would copy it at every decoded token.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from memalpha_jax.errors import UserError
-from memalpha_jax.policy.attention import attend
-from memalpha_jax.policy.config import PolicyConfig
+from memalpha_jax.policy.attention import Causal, attend
+from memalpha_jax.policy.config import PolicyConfig, YarnConfig
 
 INITS = ("qwen3", "copying")
 QWEN_EMBED, COPYING_EMBED, COPYING_OUT = 0.02, 0.1, 0.2
@@ -38,11 +41,29 @@ def rms_norm(x: jax.Array, gain: jax.Array, eps: float) -> jax.Array:
     return (h * gain).astype(x.dtype)
 
 
-def rotary(positions_NT: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines [N, 1, T, head_dim/2] of the rotary embedding (RoFormer, eq. 34)."""
-    frequency = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+def rotary_frequencies(head_dim: int, theta: float, yarn: YarnConfig) -> tuple[np.ndarray, float]:
+    """Frequencies [head_dim/2] float32 and the factor of cosines and sines (RoFormer, eq. 15; YaRN, eqs. 17 to 21)."""
+    frequency = theta ** (-np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
+    if yarn.factor == 1:
+        return frequency.astype(np.float32), yarn.attention_factor or 1.0
+
+    def dimension(rotations: float) -> float:
+        return head_dim * math.log(yarn.original_positions / (rotations * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = dimension(yarn.beta_fast), dimension(yarn.beta_slow)
+    if yarn.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    ramp = np.clip((np.arange(head_dim // 2) - low) / max(high - low, 1e-3), 0, 1)
+    mixed = frequency * (1 - ramp) + frequency / yarn.factor * ramp
+    return mixed.astype(np.float32), yarn.attention_factor or 0.1 * math.log(yarn.factor) + 1
+
+
+def rotary(positions_NT: jax.Array, config: PolicyConfig) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines [N, 1, T, head_dim/2] float32 of the rotary embedding."""
+    frequency, factor = rotary_frequencies(config.head_dim, config.rope_theta, config.yarn)
     angle = positions_NT[:, None, :, None].astype(jnp.float32) * frequency
-    return jnp.cos(angle), jnp.sin(angle)
+    return jnp.cos(angle) * factor, jnp.sin(angle) * factor
 
 
 def rotate(x_NHTD: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
@@ -51,41 +72,64 @@ def rotate(x_NHTD: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_NHTD.dtype)
 
 
+def parameter_shapes(c: PolicyConfig) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Shape and initialiser of every parameter of `Qwen3`; those of the layers are stacked over L."""
+    stacked = {"in_axis": -2, "out_axis": -1, "batch_axis": (0,)}
+    dense = nn.initializers.variance_scaling(1.0, "fan_in", "normal", **stacked)
+    out = nn.initializers.variance_scaling(0.5 / c.layers, "fan_in", "normal", **stacked)
+    ones, zeros = nn.initializers.ones_init(), nn.initializers.zeros_init()
+    q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
+    gain = nn.initializers.constant(c.qk_norm_init)
+    layer: dict[str, tuple[tuple[int, ...], Any]] = {
+        "attn_norm": ((c.width,), ones),
+        "q": ((c.width, q), dense),
+        "k": ((c.width, kv), dense),
+        "v": ((c.width, kv), dense),
+        "o": ((q, c.width), out),
+        "q_norm": ((c.head_dim,), gain),
+        "k_norm": ((c.head_dim,), gain),
+        "mlp_norm": ((c.width,), ones),
+        "gate": ((c.width, c.ff), dense),
+        "up": ((c.width, c.ff), dense),
+        "down": ((c.ff, c.width), out),
+    }
+    if not c.qk_norm:
+        del layer["q_norm"], layer["k_norm"]
+    if c.attention_bias:
+        layer |= {"q_bias": ((q,), zeros), "k_bias": ((kv,), zeros), "v_bias": ((kv,), zeros)}
+    for name in c.lora.targets if c.lora.rank else ():
+        (rows, columns), _ = layer[name]
+        layer |= {
+            f"{name}_lora_a": ((rows, c.lora.rank), dense),
+            f"{name}_lora_b": ((c.lora.rank, columns), zeros),
+        }
+    # Random values depend on the order.
+    table = (c.vocab_size, c.width), nn.initializers.normal(QWEN_EMBED)
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {"embed": table}
+    shapes |= {name: ((c.layers, *shape), init) for name, (shape, init) in layer.items()}
+    shapes |= {"norm": ((c.width,), ones)}
+    return shapes if c.tied_embeddings else {**shapes, "head": table}
+
+
+WHOLE = ("embed", "head", "norm")
+"""The parameters that are not stacked over the layers."""
+
+
 class Qwen3(nn.Module):
-    """The decoder. Parameters: `embed` [V, D], `norm` [D], and `layers`, a dict of arrays stacked over L."""
+    """The decoder. Parameters: `embed` [V, D], `norm` [D], `head` [V, D] if untied, and the layers', stacked over L."""
 
     config: PolicyConfig
 
     def setup(self) -> None:
-        c = self.config
-        dense = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=-2, out_axis=-1, batch_axis=(0,))
-        out = nn.initializers.variance_scaling(
-            0.5 / c.layers, "fan_in", "normal", in_axis=-2, out_axis=-1, batch_axis=(0,)
-        )
-        ones, gain = nn.initializers.ones_init(), nn.initializers.constant(c.qk_norm_init)
-        q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
-        shapes = {
-            "attn_norm": (ones, (c.width,)),
-            "q": (dense, (c.width, q)),
-            "k": (dense, (c.width, kv)),
-            "v": (dense, (c.width, kv)),
-            "o": (out, (q, c.width)),
-            "q_norm": (gain, (c.head_dim,)),
-            "k_norm": (gain, (c.head_dim,)),
-            "mlp_norm": (ones, (c.width,)),
-            "gate": (dense, (c.width, c.ff)),
-            "up": (dense, (c.width, c.ff)),
-            "down": (out, (c.ff, c.width)),
-        }
-        self.embed = self.param("embed", nn.initializers.normal(QWEN_EMBED), (c.vocab_size, c.width))
-        self.layers = {n: self.param(n, init, (c.layers, *shape)) for n, (init, shape) in shapes.items()}
-        self.norm = self.param("norm", ones, (c.width,))
+        made = {name: self.param(name, init, shape) for name, (shape, init) in parameter_shapes(self.config).items()}
+        self.whole = {name: made.pop(name) for name in WHOLE if name in made}
+        self.layers = made
 
     def hidden(
         self,
         tokens_NT: jax.Array,
         positions_NT: jax.Array,
-        mask_NTS: jax.Array,
+        mask: jax.Array | Causal,
         cache: KVCache | None = None,
         slot: jax.Array | int = 0,
     ) -> tuple[jax.Array, KVCache]:
@@ -94,20 +138,23 @@ class Qwen3(nn.Module):
         Args:
           tokens_NT: int32 ids.
           positions_NT: int32 rotary positions.
-          mask_NTS: bool, which cache slots each query sees (S = T without a cache).
+          mask: bool [N, T, S], which cache slots each query sees (S = T without a cache); or, without a cache,
+            `Causal()` for right-padded rows, which faster attention can make use of.
           cache: earlier keys and values; the T new ones are written at `slot`. None: S = T, and the returned
             cache holds this call's keys and values.
           slot: first slot to write, the same for all rows.
         """
         c = self.config
-        cos, sin = rotary(positions_NT, c.head_dim, c.rope_theta)
-        x_NTD = self.embed[tokens_NT]
+        cos_sin = rotary(positions_NT, c)
+        x_NTD = self.whole["embed"][tokens_NT].astype(c.dtype)
 
         def layer(params, x, kv):
-            return decoder_layer(c, params, x, (cos, sin), mask_NTS, kv, slot)
+            return decoder_layer(c, params, x, cos_sin, mask, kv, slot)
 
-        if c.remat:
+        if c.remat == "layer":
             layer = jax.checkpoint(layer)
+        elif c.remat == "dots":
+            layer = jax.checkpoint(layer, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
         if c.scan_layers and cache is None:
             x_NTD, stacked = jax.lax.scan(lambda x, p: layer(p, x, None), x_NTD, self.layers)
             new = tuple(jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(c.layers))
@@ -117,28 +164,36 @@ class Qwen3(nn.Module):
                 params = jax.tree.map(lambda a, i=i: a[i], self.layers)
                 x_NTD, kv = layer(params, x_NTD, None if cache is None else cache[i])
                 new = (*new, kv)
-        return rms_norm(x_NTD, self.norm, c.norm_eps), new
+        return rms_norm(x_NTD, self.whole["norm"], c.norm_eps), new
 
     def logits(self, hidden: jax.Array) -> jax.Array:
-        """[..., D] states to [..., V] float32 logits through the tied embedding."""
-        return (hidden @ self.embed.T.astype(hidden.dtype)).astype(jnp.float32)
+        """[..., D] states to [..., V] float32 logits."""
+        head_VD = self.whole["embed" if self.config.tied_embeddings else "head"].astype(hidden.dtype)
+        return jnp.matmul(hidden, head_VD.T, preferred_element_type=jnp.float32)
 
-    def __call__(self, tokens_NT: jax.Array, lengths_N: jax.Array | None = None) -> jax.Array:
+    def __call__(self, tokens_NT: jax.Array) -> jax.Array:
         """Logits [N, T, V] of right-padded rows under the causal mask. For tests and small uses."""
-        N, T = tokens_NT.shape
-        lengths_N = jnp.full((N,), T) if lengths_N is None else lengths_N
-        positions = jnp.broadcast_to(jnp.arange(T), (N, T))
-        causal = positions[:, :, None] >= positions[:, None, :]
-        mask = causal & (positions < lengths_N[:, None])[:, None, :]
-        return self.logits(self.hidden(tokens_NT, positions, mask)[0])
+        positions = jnp.broadcast_to(jnp.arange(tokens_NT.shape[1]), tokens_NT.shape)
+        return self.logits(self.hidden(tokens_NT, positions, Causal())[0])
+
+
+def linear(c: PolicyConfig, p: Mapping[str, jax.Array], name: str, x: jax.Array) -> jax.Array:
+    """x W, plus the bias and the adapter where the layer has them."""
+    y = x @ p[name].astype(x.dtype)
+    if f"{name}_bias" in p:
+        y = y + p[f"{name}_bias"].astype(x.dtype)
+    if f"{name}_lora_a" in p:
+        low = x @ p[f"{name}_lora_a"].astype(x.dtype)
+        y = y + (low @ p[f"{name}_lora_b"].astype(x.dtype)) * (c.lora.alpha / c.lora.rank)
+    return y
 
 
 def decoder_layer(
     c: PolicyConfig,
-    p: dict[str, jax.Array],
+    p: Mapping[str, jax.Array],
     x_NTD: jax.Array,
     cos_sin: tuple[jax.Array, jax.Array],
-    mask_NTS: jax.Array,
+    mask: jax.Array | Causal,
     cache: LayerCache | None,
     slot: jax.Array | int,
 ) -> tuple[jax.Array, LayerCache]:
@@ -148,27 +203,36 @@ def decoder_layer(
     def heads(y: jax.Array, count: int) -> jax.Array:
         return y.reshape(N, T, count, c.head_dim).swapaxes(1, 2)
 
+    def placed(name: str, count: int) -> jax.Array:
+        y = heads(linear(c, p, name, h), count)
+        return rotate(rms_norm(y, p[f"{name}_norm"], c.norm_eps) if c.qk_norm else y, *cos_sin)
+
     h = rms_norm(x_NTD, p["attn_norm"], c.norm_eps)
-    q = rotate(rms_norm(heads(h @ p["q"], c.heads), p["q_norm"], c.norm_eps), *cos_sin)
-    k = rotate(rms_norm(heads(h @ p["k"], c.kv_heads), p["k_norm"], c.norm_eps), *cos_sin)
-    k_NKDT, v_NKTD = k.swapaxes(2, 3), heads(h @ p["v"], c.kv_heads)
+    q, k = placed("q", c.heads), placed("k", c.kv_heads)
+    k_NKDT, v_NKTD = k.swapaxes(2, 3), heads(linear(c, p, "v", h), c.kv_heads)
     if cache is not None:
         k_NKDT = jax.lax.dynamic_update_slice_in_dim(cache.k_NKDS, k_NKDT, slot, 3)
         v_NKTD = jax.lax.dynamic_update_slice_in_dim(cache.v_NKSD, v_NKTD, slot, 2)
-    attended = attend(q, k_NKDT, v_NKTD, mask_NTS)
-    x_NTD = x_NTD + attended.swapaxes(1, 2).reshape(N, T, c.heads * c.head_dim) @ p["o"]
+    attention = jax.checkpoint(attend, static_argnums=4) if c.remat == "attention" else attend
+    attended = attention(q, k_NKDT, v_NKTD, mask, c.attention)
+    x_NTD = x_NTD + linear(c, p, "o", attended.swapaxes(1, 2).reshape(N, T, c.heads * c.head_dim))
     h = rms_norm(x_NTD, p["mlp_norm"], c.norm_eps)
-    x_NTD = x_NTD + (jax.nn.silu(h @ p["gate"]) * (h @ p["up"])) @ p["down"]
+    x_NTD = x_NTD + linear(c, p, "down", jax.nn.silu(linear(c, p, "gate", h)) * linear(c, p, "up", h))
     return x_NTD, LayerCache(k_NKDT, v_NKTD)
 
 
-def init_params(config: PolicyConfig, key: jax.Array) -> dict:
+def init_params(config: PolicyConfig, key: jax.Array) -> dict[str, jax.Array]:
     """Random parameters, float32; UserError for an unknown `config.init`."""
     if config.init not in INITS:
         raise UserError(f"policy.init is {config.init!r}; known: {', '.join(INITS)}")
     init_key, bias_key = jax.random.split(key)
     params = Qwen3(config).init(init_key, jnp.zeros((1, 2), jnp.int32))["params"]
     return copying_init(config, params, bias_key) if config.init == "copying" else params
+
+
+def cast(params: Mapping[str, jax.Array], dtype: str) -> dict[str, jax.Array]:
+    """The parameters in the dtype they are computed with."""
+    return {name: value.astype(dtype) for name, value in params.items()}
 
 
 def copying_init(config: PolicyConfig, params: dict, key: jax.Array) -> dict:

@@ -12,8 +12,10 @@ import optax
 from optax import contrib
 
 from memalpha_jax.errors import UserError
+from memalpha_jax.policy.config import PROJECTIONS
 
-MATRICES = ("q", "k", "v", "o", "gate", "up", "down")
+MATRICES = (*PROJECTIONS, *(f"{name}_lora_{part}" for name in PROJECTIONS for part in "ab"))
+"""What weight decay and Muon act on."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from memalpha_jax.checkpoints import load_params
@@ -60,7 +59,7 @@ class Policy:
             raise UserError(f"token ids run from 0 to {V - 1}, got {tokens_T.min()} to {tokens_T.max()}")
         padded = np.zeros((1, 1 << (T - 1).bit_length()), np.int32)  # few lengths, few compilations
         padded[0, :T] = tokens_T
-        logits = _forward(self.config)(self.params, padded, jnp.array([T]))
+        logits = _forward(self.config)(self.params, padded)
         return np.asarray(logits[0, :T], np.float32)
 
 
@@ -68,7 +67,7 @@ class Policy:
 def _forward(config: PolicyConfig) -> Callable[..., jax.Array]:
     """The jitted forward pass of one architecture."""
     model = Qwen3(config)
-    return jax.jit(lambda params, tokens_NT, lengths_N: model.apply({"params": params}, tokens_NT, lengths_N))
+    return jax.jit(lambda params, tokens_NT: model.apply({"params": params}, tokens_NT))
 
 
 def load_policy(path: str | Path) -> Policy:

@@ -12,10 +12,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from memalpha_jax.errors import UserError
+from memalpha_jax.policy.config import PROJECTIONS
 
 ROWS = Spec(("data", "fsdp"))
 RULES: dict[str, Spec] = {
     "embed": Spec("tensor", "fsdp"),
+    "head": Spec("tensor", "fsdp"),
     "q": Spec(None, "fsdp", "tensor"),
     "k": Spec(None, "fsdp", "tensor"),
     "v": Spec(None, "fsdp", "tensor"),
@@ -23,7 +25,13 @@ RULES: dict[str, Spec] = {
     "gate": Spec(None, "fsdp", "tensor"),
     "up": Spec(None, "fsdp", "tensor"),
     "down": Spec(None, "tensor", "fsdp"),
+    "q_bias": Spec(None, "tensor"),
+    "k_bias": Spec(None, "tensor"),
+    "v_bias": Spec(None, "tensor"),
 }
+# An adapter's inner axis is too small to slice: the outer ones are sliced like those of its projection.
+RULES |= {f"{name}_lora_a": Spec(None, RULES[name][1]) for name in PROJECTIONS}
+RULES |= {f"{name}_lora_b": Spec(None, None, RULES[name][2]) for name in PROJECTIONS}
 
 
 @dataclasses.dataclass(frozen=True)
