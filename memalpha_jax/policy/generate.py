@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from memalpha_jax.errors import UserError
 from memalpha_jax.policy.attention import Causal
 from memalpha_jax.policy.config import PolicyConfig
-from memalpha_jax.policy.model import KVCache, Qwen3, SharedCache, cast
+from memalpha_jax.policy.model import KVCache, LayerCache, Qwen3, SharedCache, cast
 from memalpha_jax.policy.prefix import (
     ALONE,
     Plan,
@@ -68,11 +68,16 @@ def prefill(
     """
     model = Qwen3(config)
     positions = jnp.broadcast_to(jnp.reshape(start_N, (-1, 1)) + jnp.arange(prompt_NP.shape[1]), prompt_NP.shape)
-    hidden, cache = model.apply(
-        {"params": params}, prompt_NP, positions, Causal(), shared=shared, room=extra_slots, method="hidden"
-    )
+    hidden, cache = model.apply({"params": params}, prompt_NP, positions, Causal(), shared=shared, method="hidden")
     last_ND = jnp.take_along_axis(hidden, (length_N - 1)[:, None, None], axis=1)[:, 0]
-    return model.apply({"params": params}, last_ND, method="logits"), cache
+    grown = tuple(
+        LayerCache(
+            jnp.pad(kv.k_NKDS, ((0, 0), (0, 0), (0, 0), (0, extra_slots))),
+            jnp.pad(kv.v_NKSD, ((0, 0), (0, 0), (0, extra_slots), (0, 0))),
+        )
+        for kv in cache
+    )
+    return model.apply({"params": params}, last_ND, method="logits"), grown
 
 
 def decode_step(

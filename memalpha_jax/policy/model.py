@@ -135,7 +135,6 @@ class Qwen3(nn.Module):
         cache: KVCache | None = None,
         slot: jax.Array | int = 0,
         shared: SharedCache = (),
-        room: int = 0,
     ) -> tuple[jax.Array, KVCache]:
         """Final normed states [N, T, D] and the new cache.
 
@@ -148,14 +147,13 @@ class Qwen3(nn.Module):
             cache holds this call's keys and values.
           slot: first slot to write, the same for all rows.
           shared: keys and values in front of the cache that rows have in common.
-          room: slots to leave free behind the T of a new cache.
         """
         c = self.config
         cos_sin = rotary(positions_NT, c)
         x_NTD = self.whole["embed"][tokens_NT].astype(c.dtype)
 
         def layer(params, x, kv, before=()):
-            return decoder_layer(c, params, x, cos_sin, mask, kv, slot, before, room)
+            return decoder_layer(c, params, x, cos_sin, mask, kv, slot, before)
 
         if c.remat == "layer":
             layer = jax.checkpoint(layer)
@@ -203,7 +201,6 @@ def decoder_layer(
     cache: LayerCache | None,
     slot: jax.Array | int,
     shared: tuple[Shared, ...] = (),
-    room: int = 0,
 ) -> tuple[jax.Array, LayerCache]:
     """One pre-norm block: attention, then the gated MLP. Returns the new residual stream and cache."""
     N, T, _ = x_NTD.shape
@@ -226,9 +223,6 @@ def decoder_layer(
     x_NTD = x_NTD + linear(c, p, "o", attended.swapaxes(1, 2).reshape(N, T, c.heads * c.head_dim))
     h = rms_norm(x_NTD, p["mlp_norm"], c.norm_eps)
     x_NTD = x_NTD + linear(c, p, "down", jax.nn.silu(linear(c, p, "gate", h)) * linear(c, p, "up", h))
-    if room:  # here, so that a cache with room is not held beside one without
-        k_NKDT = jnp.pad(k_NKDT, ((0, 0), (0, 0), (0, 0), (0, room)))
-        v_NKTD = jnp.pad(v_NKTD, ((0, 0), (0, 0), (0, room), (0, 0)))
     return x_NTD, LayerCache(k_NKDT, v_NKTD)
 
 
