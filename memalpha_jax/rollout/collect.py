@@ -49,7 +49,7 @@ def make_collector(
         key_N = trajectory_keys(seed, step, batch_N.episode_index_B, np.arange(N) % group)
         memory = empty_memory(memory_config, (N,))
         chunks = (batch_N.chunk_BTC, batch_N.chunk_len_BT, batch_N.num_chunks_B)
-        return rollout(engine, params, memory, key_N, *chunks)
+        return rollout(engine, params, memory, key_N, *chunks, group=group)
 
     def collect(params: Any, step: int, indices: Sequence[int]) -> tuple[Trajectory, EpisodeBatch]:
         chosen = [episodes[i] for i in indices]

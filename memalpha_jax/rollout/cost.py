@@ -6,6 +6,7 @@ arrays; only the parser, which runs on the host, is clocked in place.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from memalpha_jax.policy.generate import generate, prefill
-from memalpha_jax.rollout.rollout import Engine, Parser, apply_batch, render_batch
+from memalpha_jax.policy.generate import generate
+from memalpha_jax.policy.sampling import SamplingConfig
+from memalpha_jax.rollout.rollout import Engine, Parser, apply_batch, prompt_layout, render_batch
 from memalpha_jax.rollout.trajectory import Trajectory
 
 
@@ -45,18 +47,21 @@ def seconds_of(function: Callable[..., Any], *args: Any) -> float:
     return min(times)
 
 
-def time_parts(engine: Engine, params: Any, trajectory: Trajectory) -> dict[str, float]:
-    """Seconds per step (all T chunks) of render, prefill, decode and apply, as `part/...`."""
+def time_parts(engine: Engine, params: Any, trajectory: Trajectory, group: int = 1) -> dict[str, float]:
+    """Seconds per step (all T chunks) of render, prefill, decode and apply, as `part/...`; `group` as in `rollout`."""
     T = trajectory.active_NT.shape[1]
     last = jax.tree.map(lambda x: x[:, T - 1], trajectory.calls)
     prompt, length = trajectory.prompt_NTP[:, T - 1], trajectory.prompt_len_NT[:, T - 1]
     length = jnp.minimum(length, prompt.shape[1])
-    N, R = prompt.shape[0], engine.sampling.reply_tokens
-    keys, active = jax.random.split(jax.random.key(0), N), trajectory.active_NT[:, T - 1]
-    whole = seconds_of(
-        jax.jit(lambda p: generate(engine.policy, p, prompt, length, keys, active, engine.sampling)), params
-    )
-    first = seconds_of(jax.jit(lambda p: prefill(engine.policy, p, prompt, length, R)), params)
+    keys, active = jax.random.split(jax.random.key(0), len(prompt)), trajectory.active_NT[:, T - 1]
+    layout = prompt_layout(engine, group)
+
+    def seconds(sampling: SamplingConfig) -> float:
+        arguments = prompt, length, keys, active, sampling, layout
+        return seconds_of(jax.jit(lambda p: generate(engine.policy, p, *arguments)), params)
+
+    whole = seconds(engine.sampling)
+    first = seconds(dataclasses.replace(engine.sampling, reply_tokens=1, thinking_budget=0))  # no decoding in it
     parts = {
         "part/render": seconds_of(jax.jit(lambda m: render_batch(engine, m, prompt, length)), trajectory.memory),
         "part/prefill": first,
