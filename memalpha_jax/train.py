@@ -210,7 +210,7 @@ class Trainer:
             records = trace_records(trajectory, episodes_N, rewards, answers, self.tokenizer, every=G)
             write_traces(self.workdir, step, records)
         if step == COST_STEP:
-            timings |= time_parts(self.engine, self.params(), trajectory)
+            timings |= time_parts(self.engine, self.params(), trajectory, G)
         if int(self.state.skipped_in_a_row) >= config.grpo.max_skipped:
             raise UserError(
                 f"step {step}: the gradient was not finite {config.grpo.max_skipped} times in a row; lower "

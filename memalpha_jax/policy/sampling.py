@@ -89,10 +89,12 @@ def truncate(logits_NV: jax.Array, sampling: SamplingConfig) -> jax.Array:
         # Sorting a whole vocabulary is slow, so top-p sorts what top-k has left.
         k = min(sampling.top_k or logits_NV.shape[-1], logits_NV.shape[-1])
         sorted_Nk, _ = jax.lax.top_k(logits_NV, k)
-        probs_Nk = jax.nn.softmax(sorted_Nk)
-        before_Nk = jnp.cumsum(probs_Nk, axis=-1) - probs_Nk
-        kept_Nk = (before_Nk < sampling.top_p) | (jnp.arange(k) == 0)
-        least_N1 = jnp.min(jnp.where(kept_Nk, sorted_Nk, jnp.inf), axis=-1, keepdims=True)
+        least_N1 = sorted_Nk[:, -1:]
+        if sampling.top_p < 1:  # otherwise rounding could cut off the last ones
+            probs_Nk = jax.nn.softmax(sorted_Nk)
+            before_Nk = jnp.cumsum(probs_Nk, axis=-1) - probs_Nk
+            kept_Nk = (before_Nk < sampling.top_p) | (jnp.arange(k) == 0)
+            least_N1 = jnp.min(jnp.where(kept_Nk, sorted_Nk, jnp.inf), axis=-1, keepdims=True)
     if sampling.min_p:
         least_N1 = jnp.maximum(least_N1, highest_N1 + jnp.log(sampling.min_p))
     return jnp.where(logits_NV >= least_N1, logits_NV, -jnp.inf)

@@ -31,13 +31,18 @@ Parser = Callable[[jax.Array, jax.Array], tuple[CallBatch, jax.Array]]
 """Host function: (reply_NR, length_N) to (CallBatch [N, ...], subaction_NR)."""
 
 
+LEAST_PREFIX = 8
+"""A common prefix is worth a run of its own from this part of a prompt on."""
+
+
 @dataclasses.dataclass(frozen=True)
 class RolloutConfig:
     """Attributes:
     prompt_tokens: P, budget of a rendered prompt. reply_tokens: R. max_calls: K, calls kept of one reply.
     temperature, top_k, top_p, min_p: of sampling while training; see `SamplingConfig`. Without the last three the
         sampler draws from what the loss computes.
-    share_prefix: run the fixed text that every prompt begins with once for all rows. share_group: run what the rows of
+    share_prefix: run the fixed text that every prompt begins with once for all rows, where that is at least an eighth
+        of a prompt. share_group: run what the rows of
         a group have in common once; they must lie on one device. No reply depends on either.
     prompt_buckets: so many prompt widths are compiled, and each chunk is run at the smallest that holds its prompts.
     wire: "qwen_agent" or "hermes". template: name or path of the prompt template.
@@ -122,9 +127,10 @@ def apply_batch(engine: Engine, memory: MemoryState, calls: CallBatch, step: jax
 def prompt_layout(engine: Engine, group: int = 1) -> PromptLayout:
     """What the prompts of N trajectories, `group` neighbours of one episode each, have in common."""
     config, first = engine.rollout, engine.tables.parts[0]
-    fixed = first.length if config.share_prefix and first.name == "" else 0
-    # A row has a token of its own even where everything behind the fixed text is empty.
-    fixed = max(0, min(fixed, config.prompt_tokens) - 1)
+    # A row keeps a token of its own even where everything behind the fixed text is empty.
+    fixed = min(first.length, config.prompt_tokens) - 1 if first.name == "" else 0
+    if not config.share_prefix or fixed * LEAST_PREFIX < config.prompt_tokens:
+        fixed = 0
     return PromptLayout(fixed, group if config.share_group else 1, config.prompt_buckets)
 
 
