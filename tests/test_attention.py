@@ -70,7 +70,7 @@ def test_the_platform_chooses_and_can_be_overruled():
     assert choice(platform="tpu", D=64) == choice(platform="tpu", T=200) == "xla"
     for platform in ("cpu", "gpu", "tpu"):
         assert choice("xla", platform) == "xla"
-    with pytest.raises(UserError, match="cudnn.*needs a GPU; this is a tpu"):
+    with pytest.raises(UserError, match=r"cudnn.*needs a GPU; this is a tpu"):
         choice("cudnn", "tpu")
     with pytest.raises(UserError, match="whole blocks of 128 tokens, not 200"):
         choice("splash", "tpu", T=200)

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import PartitionSpec as Spec
 
 from memalpha_jax.errors import UserError
@@ -109,10 +108,19 @@ def _attend_xla(
     """One softmax over the shared slots and a row's own."""
     scores = [_shared_scores(q_NHTD, part) for part in shared]
     scores.append(jnp.where(mask_NTS[:, None], _scores(q_NHTD, k_NKDS), MASKED))
-    probs = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(v_NKSD.dtype)
+    probs = [p.astype(v_NKSD.dtype) for p in _softmax(scores)]
     values = [*(part.v_MKSD for part in shared), v_NKSD]
-    ends = np.cumsum([v.shape[2] for v in values])
-    return functools.reduce(jnp.add, map(_weighted, jnp.split(probs, ends[:-1], axis=-1), values))
+    return functools.reduce(jnp.add, map(_weighted, probs, values))
+
+
+def _softmax(scores: list[jax.Array]) -> list[jax.Array]:
+    """As of the concatenated scores, which would be a copy of them all."""
+    if len(scores) == 1:
+        return [jax.nn.softmax(scores[0])]
+    highest = functools.reduce(jnp.maximum, [jnp.max(s, axis=-1, keepdims=True) for s in scores])
+    weights = [jnp.exp(s - highest) for s in scores]
+    total = functools.reduce(jnp.add, [jnp.sum(w, axis=-1, keepdims=True) for w in weights])
+    return [w / total for w in weights]
 
 
 def _shared_scores(q_NHTD: jax.Array, part: Shared) -> jax.Array:
