@@ -40,7 +40,7 @@ def make_engine(
         core_tokens=memory.core_tokens,
     )
     return Engine(
-        policy=dataclasses.replace(policy, vocab_size=tokenizer.vocab_size),
+        policy=dataclasses.replace(policy, vocab_size=policy.vocab_size or tokenizer.vocab_size),
         memory=memory,
         rollout=rollout,
         sampling=SamplingConfig(rollout.reply_tokens, temperature, tokenizer.eos_id),
