@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,9 +148,9 @@ def _targets(saved: Any, *, dtype: str | None, mesh: Mesh | None) -> Any:
 
 def _base_params(config: PolicyConfig, path: Path, dtype: str | None, mesh: Mesh | None) -> dict[str, jax.Array]:
     """The model that the adapters in `path` were trained on: policy.path, or the warm start of their workdir."""
-    places = [config.path] if config.path else [root / "warm_start" for root in (path, *path.absolute().parents[:2])]
-    base = next((place for place in places if config.path or place.is_dir()), None)
-    if base is None:
+    beside = [root / "warm_start" for root in (path, *path.absolute().parents[:2])]
+    base = config.path or next((str(place) for place in beside if place.is_dir()), "")
+    if not base:
         raise UserError(
             f"the checkpoint in {path} holds adapters only, and neither its config.policy.path nor a warm_start "
             "beside it says of which model"
@@ -220,9 +221,7 @@ def tokenizer_from_files(files: Mapping[str, bytes]) -> Tokenizer:
 
 def _tokenizer_files() -> Any:
     # Only policies with a Hugging Face tokenizer pay for importing that library.
-    from memalpha_jax.policy import tokenizer_files
-
-    return tokenizer_files
+    return importlib.import_module("memalpha_jax.policy.tokenizer_files")
 
 
 def policy_config(sections: Mapping[str, Any], tokenizer: Tokenizer) -> PolicyConfig:
