@@ -20,9 +20,10 @@ import sentencepiece
 from memalpha_jax.errors import UserError
 
 EOS = "<|im_end|>"
-CONTROL = ("<|im_start|>", EOS, "<think>", "</think>")
+THINK = ("<think>", "</think>")
+CONTROL = ("<|im_start|>", EOS, *THINK)
 _SPACE = "\u2581"  # how SentencePiece spells a space; the character itself is spelled in bytes
-_FILES = ("tokenizer.model", "frames.json")
+SENTENCEPIECE_FILES = ("tokenizer.model", "frames.json")
 
 
 class Tokenizer(Protocol):
@@ -49,6 +50,33 @@ class Tokenizer(Protocol):
     def token_bytes(self, token: int) -> bytes:
         """The UTF-8 bytes one token stands for (padding: none)."""
         ...
+
+
+class StoredTokenizer(Tokenizer, Protocol):
+    """A tokenizer that can be kept: in a checkpoint, or in a folder beside exported weights."""
+
+    def files(self) -> dict[str, bytes]:
+        """Name to content; `tokenizer_from_files` is the inverse."""
+        ...
+
+    def save(self, folder: pathlib.Path) -> None:
+        """Writes the files into `folder`; `load_tokenizer` is the inverse."""
+        ...
+
+
+def thinking_ids(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(what opens a reply's thinking, what ends it): the second is appended when a thinking budget is used up.
+
+    The texts are those that Qwen3 writes itself, `<think>` with a line end, and `</think>` between line ends.
+
+    Raises:
+      UserError: `<think>` or `</think>` is not one token, so this is the tokenizer of no thinking model.
+    """
+    for mark in THINK:
+        if len(tokenizer.encode_trusted(mark)) != 1:
+            raise UserError(f"the tokenizer has no token {mark}: a thinking budget needs a model that thinks (Qwen3)")
+    start, end = THINK
+    return tuple(tokenizer.encode_trusted(f"{start}\n")), tuple(tokenizer.encode_trusted(f"\n{end}\n\n"))
 
 
 class SentencePieceTokenizer:
@@ -130,21 +158,23 @@ class SentencePieceTokenizer:
 
     def files(self) -> dict[str, bytes]:
         """Name to content, what a checkpoint stores."""
-        return dict(zip(_FILES, (self.model, json.dumps(self.frames).encode()), strict=True))
+        return dict(zip(SENTENCEPIECE_FILES, (self.model, json.dumps(self.frames).encode()), strict=True))
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> SentencePieceTokenizer:
         """The inverse of `files`."""
-        missing = [name for name in _FILES if name not in files]
+        missing = [name for name in SENTENCEPIECE_FILES if name not in files]
         if missing:
-            raise UserError(f"the tokenizer is incomplete: {', '.join(missing)} missing; expected {_FILES}")
+            raise UserError(
+                f"the tokenizer is incomplete: {', '.join(missing)} missing; expected {SENTENCEPIECE_FILES}"
+            )
         try:
-            frames = json.loads(files[_FILES[1]])
+            frames = json.loads(files[SENTENCEPIECE_FILES[1]])
         except ValueError as error:
-            raise UserError(f"the tokenizer's {_FILES[1]} is not valid JSON: {error}") from error
+            raise UserError(f"the tokenizer's {SENTENCEPIECE_FILES[1]} is not valid JSON: {error}") from error
         if not isinstance(frames, list) or EOS not in frames:
-            raise UserError(f"the tokenizer's {_FILES[1]} must be a list of texts, {EOS!r} among them")
-        return cls(files[_FILES[0]], frames)
+            raise UserError(f"the tokenizer's {SENTENCEPIECE_FILES[1]} must be a list of texts, {EOS!r} among them")
+        return cls(files[SENTENCEPIECE_FILES[0]], frames)
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes the two files of a tokenizer into `folder`."""
@@ -155,7 +185,7 @@ class SentencePieceTokenizer:
     @classmethod
     def load(cls, folder: pathlib.Path) -> SentencePieceTokenizer:
         """Reads what `save` wrote; UserError names a missing file."""
-        present = {name: (folder / name).read_bytes() for name in _FILES if (folder / name).is_file()}
+        present = {name: (folder / name).read_bytes() for name in SENTENCEPIECE_FILES if (folder / name).is_file()}
         if not present:
-            raise UserError(f"no tokenizer in {folder}: expected the files {' and '.join(_FILES)}")
+            raise UserError(f"no tokenizer in {folder}: expected the files {' and '.join(SENTENCEPIECE_FILES)}")
         return cls.from_files(present)
