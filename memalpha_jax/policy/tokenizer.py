@@ -13,7 +13,7 @@ import json
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import sentencepiece
 
@@ -64,19 +64,29 @@ class StoredTokenizer(Tokenizer, Protocol):
         ...
 
 
-def thinking_ids(tokenizer: Tokenizer) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """(what opens a reply's thinking, what ends it): the second is appended when a thinking budget is used up.
+class ThinkingIds(NamedTuple):
+    """start_id, end_id: the tokens `<think>` and `</think>`.
 
-    The texts are those that Qwen3 writes itself, `<think>` with a line end, and `</think>` between line ends.
+    forced_ids: what a reply is made to write when its thinking budget is used up, `end_id` among them.
+    """
+
+    start_id: int
+    end_id: int
+    forced_ids: tuple[int, ...]
+
+
+def thinking_ids(tokenizer: Tokenizer) -> ThinkingIds:
+    """The tokens of a reply's thinking; it is ended with the line ends that Qwen3 itself puts around `</think>`.
 
     Raises:
       UserError: `<think>` or `</think>` is not one token, so this is the tokenizer of no thinking model.
     """
-    for mark in THINK:
-        if len(tokenizer.encode_trusted(mark)) != 1:
-            raise UserError(f"the tokenizer has no token {mark}: a thinking budget needs a model that thinks (Qwen3)")
-    start, end = THINK
-    return tuple(tokenizer.encode_trusted(f"{start}\n")), tuple(tokenizer.encode_trusted(f"\n{end}\n\n"))
+    start_ids, end_ids = (tokenizer.encode_trusted(mark) for mark in THINK)
+    if len(start_ids) != 1 or len(end_ids) != 1:
+        raise UserError(
+            f"the tokenizer has no tokens {' and '.join(THINK)}: thinking needs a model made for it (Qwen3)"
+        )
+    return ThinkingIds(start_ids[0], end_ids[0], tuple(tokenizer.encode_trusted(f"\n{THINK[1]}\n\n")))
 
 
 class SentencePieceTokenizer:
