@@ -283,7 +283,13 @@ print(status("VmHWM") - before, sum(value.nbytes for value in params.values()))
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="counts memory as Linux does")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_peak_memory_is_the_destination_and_a_part_of_the_largest_tensor(folders, tmp_path, dtype):
-    sizes = {"vocab_size": 60_000, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 4, "head_dim": 64}
+    sizes = {
+        "vocab_size": 60_000,
+        "hidden_size": 512,
+        "intermediate_size": 2048,
+        "num_hidden_layers": 4,
+        "head_dim": 64,
+    }
     config = policy_config({**json.loads((folders["single"] / "config.json").read_text()), **sizes}, FILE)
     zero = {name: np.zeros(t.shape, ml_dtypes.bfloat16) for name, t in hugging_face.tensors(config).items()}
     shutil.copy(folders["single"] / "config.json", tmp_path / "config.json")
@@ -431,7 +437,7 @@ def test_a_wrong_index_is_told(folders, tmp_path):
         with pytest.raises(UserError, match=words):
             load_policy(folder)
     (folder / hugging_face.INDEX).write_text("{")
-    with pytest.raises(UserError, match="index.json"):
+    with pytest.raises(UserError, match=r"index\.json"):
         load_policy(folder)
 
 
