@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_policy import MEMORY, ROLLOUT, TOKENIZER, writing_engine, writing_params
+from small_policy import MEMORY, ROLLOUT, SIZES, TOKENIZER, writing_engine, writing_params
+from tiny_tokenizer import TinyTokenizer
 
 from memalpha_jax.errors import UserError
 from memalpha_jax.memory.state import empty_memory
 from memalpha_jax.policy.prefix import ALONE, PromptLayout
 from memalpha_jax.policy.sharding import MeshConfig, make_mesh
+from memalpha_jax.rollout.engine import make_engine, sampling_of
 from memalpha_jax.rollout.rollout import (
     Engine,
     RolloutConfig,
@@ -114,7 +116,26 @@ def test_tokens_that_the_budget_chose_belong_to_no_subaction(params):
 
 
 def test_sampling_options_reach_the_sampler():
-    config = dataclasses.replace(ROLLOUT, top_k=5, top_p=0.9, min_p=0.1, temperature=0.7)
-    sampling = writing_engine(config).sampling
-    assert (sampling.top_k, sampling.top_p, sampling.min_p, sampling.temperature) == (5, 0.9, 0.1, 0.7)
-    assert not writing_engine(RolloutConfig(template="compact")).sampling.truncates
+    options = {"top_k": 5, "top_p": 0.9, "min_p": 0.1, "temperature": 0.7}
+    sampling = writing_engine(dataclasses.replace(ROLLOUT, **options, stop=("<|im_start|>",))).sampling
+    assert {name: getattr(sampling, name) for name in options} == options
+    assert sampling.stop_ids == tuple(TOKENIZER.encode_trusted("<|im_start|>"))
+    plain = writing_engine(RolloutConfig(template="compact")).sampling
+    assert not plain.truncates
+    assert (plain.stop_ids, plain.thinking_budget) == ((), 0)
+
+
+def test_the_thinking_budget_has_the_tokens_of_the_tokenizer():
+    marks = TinyTokenizer(["<think>", "</think>"])
+    sampling = sampling_of(dataclasses.replace(ROLLOUT, thinking_budget=4), marks, 1.0)
+    start, end = marks.encode_trusted("<think></think>")
+    assert (sampling.thinking_budget, sampling.think_start_id, sampling.think_end_id) == (4, start, end)
+    assert sampling.forced_ids == tuple(marks.encode_trusted("\n</think>\n\n"))
+
+
+def test_options_that_the_tokenizer_or_the_context_has_no_room_for_are_told():
+    with pytest.raises(UserError, match=r"rollout.stop has 'ab', which is 2 tokens"):
+        writing_engine(dataclasses.replace(ROLLOUT, stop=("ab",)))
+    short = dataclasses.replace(SIZES, max_positions=ROLLOUT.prompt_tokens)
+    with pytest.raises(UserError, match=r"longer than the policy's context, policy.max_positions=112"):
+        make_engine(short, MEMORY, ROLLOUT, TOKENIZER)

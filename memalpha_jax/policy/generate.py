@@ -37,20 +37,20 @@ class Replies:
     """N replies, each field 0 (False) beyond a reply's length.
 
     Attributes:
-      tokens_NR: int32. length_N: int32, end token included.
+      tokens_NR: int32.
       logprobs_NR: float32, under the softmax at the temperature: what `reply_logprobs` computes and ratios need.
+      length_N: int32, end token included. finished_N: bool, False where R ran out before an end token.
       sampling_logprobs_NR: float32, under the truncated distribution that tokens were drawn from; 0 where forced.
         Without truncation and thinking budget they are `logprobs_NR`.
       forced_NR: bool, written not by choice but by the end of the thinking budget.
-      finished_N: bool, False where R ran out before an end token.
     """
 
     tokens_NR: jax.Array
     logprobs_NR: jax.Array
-    sampling_logprobs_NR: jax.Array
-    forced_NR: jax.Array
     length_N: jax.Array
     finished_N: jax.Array
+    sampling_logprobs_NR: jax.Array
+    forced_NR: jax.Array
 
 
 def prefill(
@@ -265,8 +265,8 @@ def _replies(w: _Written) -> Replies:
     return Replies(
         w.tokens_NR,
         w.logprobs_NR,
-        w.logprobs_NR if w.sampling_logprobs_NR is None else w.sampling_logprobs_NR,
-        jnp.zeros_like(w.tokens_NR, bool) if w.forced_NR is None else w.forced_NR,
         w.length_N,
         w.done_N,
+        w.logprobs_NR if w.sampling_logprobs_NR is None else w.sampling_logprobs_NR,
+        jnp.zeros_like(w.tokens_NR, bool) if w.forced_NR is None else w.forced_NR,
     )

@@ -42,10 +42,14 @@ class RolloutConfig:
     temperature, top_k, top_p, min_p: of sampling while training; see `SamplingConfig`. Without the last three the
         sampler draws from what the loss computes.
     share_prefix: run the fixed text that every prompt begins with once for all rows, where that is at least an eighth
-        of a prompt. share_group: run what the rows of
-        a group have in common once; they must lie on one device. No reply depends on either.
-    prompt_buckets: so many prompt widths are compiled, and each chunk is run at the smallest that holds its prompts.
+        of a prompt. share_group: run what the rows of a group have in common once; they must lie on one device.
+    prompt_buckets: so many prompt widths are compiled, and each chunk is run at the smallest that holds its prompts. No
+        reply depends on these three.
     wire: "qwen_agent" or "hermes". template: name or path of the prompt template.
+    thinking: whether the prompt lets the reply begin with thinking, which counts towards R; the template must provide
+        for it. thinking_budget: a reply still thinking after so many tokens is made to stop, and what it is made to
+        write teaches nothing; 0 lets it think.
+    stop: control strings that end a reply like the tokenizer's end token does, such as "<|endoftext|>".
     """
 
     prompt_tokens: int = 6144
@@ -60,6 +64,9 @@ class RolloutConfig:
     share_prefix: bool = True
     share_group: bool = False
     prompt_buckets: int = 1
+    thinking: bool = False
+    thinking_budget: int = 0
+    stop: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
