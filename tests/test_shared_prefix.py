@@ -39,7 +39,7 @@ BATCHES = {
     "all begin alike": prompts(P - 6, np.repeat(LENGTHS[:B], G)),
     "some begin alike": prompts(RNG.integers(0, P, N), LENGTHS),
     "nothing in common": prompts(0, LENGTHS),
-    "short": prompts(0, RNG.integers(S0 + 1, 12, N)),
+    "short": prompts(0, RNG.integers(13, 17, N)),
 }
 LAYOUTS = {
     "prefix": PromptLayout(S0),
