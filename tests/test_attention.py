@@ -33,7 +33,7 @@ def value_and_gradient(implementation: str, q, k, v, weights):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize(("N", "T"), [(2, 128), (1, 256)])
+@pytest.mark.parametrize(("N", "T"), [(2, 128), (1, 256), (2, 70)])
 def test_kernels_equal_plain_attention_in_value_and_gradient(kernel, N, T):
     q, k, v, weights = arrays(N, T, (H, K, K, H))
     for found, expected in zip(
@@ -60,17 +60,15 @@ def test_kernels_see_what_is_shared(kernel):
 
 
 def test_the_platform_chooses_and_can_be_overruled():
-    def choice(implementation="auto", platform="cpu", dtype=jnp.bfloat16, D=128, T=256):
-        return fused(implementation, jax.ShapeDtypeStruct((1, H, T, D), dtype), T, platform)
+    def choice(implementation="auto", platform="cpu", dtype=jnp.bfloat16, D=128):
+        return fused(implementation, jax.ShapeDtypeStruct((1, H, 70, D), dtype), platform)
 
     assert choice() == "xla"
     assert choice(platform="gpu") == "cudnn"
     assert choice(platform="gpu", dtype=jnp.float32) == "xla"
     assert choice(platform="tpu") == choice(platform="tpu", dtype=jnp.float32) == "splash"
-    assert choice(platform="tpu", D=64) == choice(platform="tpu", T=200) == "xla"
+    assert choice(platform="tpu", D=64) == "xla"
     for platform in ("cpu", "gpu", "tpu"):
         assert choice("xla", platform) == "xla"
     with pytest.raises(UserError, match=r"cudnn.*needs a GPU; this is a tpu"):
         choice("cudnn", "tpu")
-    with pytest.raises(UserError, match="whole blocks of 128 tokens, not 200"):
-        choice("splash", "tpu", T=200)
