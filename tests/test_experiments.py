@@ -7,14 +7,11 @@ import functools
 import math
 import re
 import runpy
-import shlex
-import sys
 
 import jax
 import mini
 import pytest
-from absl import flags
-from ml_collections import config_flags
+from typed_commands import commands, given_to
 
 from memalpha_jax.config import build, flatten, to_dict
 from memalpha_jax.experiment import Config
@@ -76,22 +73,6 @@ def docstring(stem: str) -> str:
     return runpy.run_path(str(mini.ROOT / "experiments" / f"{stem}.py"))["__doc__"]
 
 
-def commands(text: str) -> list[list[str]]:
-    """The words of every `python -m memalpha_jax...` command of a docstring, continued lines joined."""
-    joined = re.sub(r"\\\n\s*", " ", text)
-    return [shlex.split(line) for line in joined.splitlines() if line.lstrip().startswith("python -m memalpha_jax")]
-
-
-def given_to(words: list[str], monkeypatch: pytest.MonkeyPatch) -> Config:
-    """The config that a command gets, from the same flags as the command itself."""
-    monkeypatch.setattr(sys, "argv", words[2:])  # where config_flags looks for overrides
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values)
-    flags.DEFINE_string("workdir", None, "", flag_values=values)
-    values(words[2:])
-    return build(Config, values.config)
-
-
 @pytest.mark.parametrize("stem", [path.stem for path in FILES])
 def test_every_file_builds_and_opens_with_a_command_that_runs_it(stem, monkeypatch):
     monkeypatch.chdir(mini.ROOT)
@@ -101,7 +82,7 @@ def test_every_file_builds_and_opens_with_a_command_that_runs_it(stem, monkeypat
         assert (mini.ROOT / words[2].replace(".", "/")).with_suffix(".py").is_file()
         assert any(word.startswith("--workdir=runs/") for word in words)
         # What the command changes is only where files lie and what they are.
-        given, written = flatten(to_dict(given_to(words, monkeypatch))), flatten(to_dict(config_of(stem)))
+        given, written = flatten(to_dict(given_to(words, monkeypatch)[0])), flatten(to_dict(config_of(stem)))
         changed = {key for key in written if given[key] != written[key]}
         assert changed <= {"policy.path", "episodes.path", "episodes.source"}
 
