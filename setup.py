@@ -17,8 +17,8 @@ REQUIRED = [
     "orbax-checkpoint>=0.12.8",
     "sentencepiece>=0.2.1",
 ]
-# nbclient and ipykernel execute the notebook; torch and transformers are the oracle of the parity tests, nothing more; this exact spelling of torch
-# resolves to the small CPU build where one is offered.
+# torch and transformers are the oracle of the parity tests, nothing more; this exact spelling of torch
+# resolves to the small CPU build where one is offered. nbclient and ipykernel execute the notebook.
 TEST = [
     "hypothesis>=6.150",
     "ipykernel>=7.0",
