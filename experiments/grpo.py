@@ -40,6 +40,7 @@ def get_config():
 
     # Policy: Qwen3-4B. The folder's config.json says the same; here it lets `plan` do without the folder.
     config.policy.path = "Qwen/Qwen3-4B"
+    config.policy.vocab_size = 151_936
     config.policy.width = 2560
     config.policy.layers = 36
     config.policy.heads = 32
@@ -95,8 +96,9 @@ def get_config():
     config.grpo.optimizer.weight_decay = 0.01
     config.grpo.optimizer.clip_norm = 1.0
 
-    # What fits: a multiple of the devices that share the rows.
+    # What fits. The rows of a block must be a multiple of the devices that share them.
     config.grpo.block_rows = 8
+    config.grpo.buckets = 4
     config.grpo.logprob_slice = 128
 
     # A step takes minutes, and a checkpoint 48 GB.

@@ -3,8 +3,8 @@
     python -m memalpha_jax.train --config=experiments/grpo_0_6b_lora.py --workdir=runs/lora \\
         --config.policy.path=/path/to/Qwen3-0.6B --config.episodes.path=/path/to/dev-v1.1.json
 
-Hardware: one GPU of 16 GB. By arithmetic 2.4 GB are weights in float32, 1.2 GB their bfloat16 copy, 3.8 GB the cache of
-16 trajectories of 2,048 tokens, up to 5 GB the attention scores of their prompts, 0.2 GB adapters and their optimizer.
+Hardware: one GPU of 16 GB. By arithmetic 1.2 GB are weights in bfloat16, 3.8 GB the cache of 16 trajectories of 2,048
+tokens, up to 5 GB the attention scores of their prompts, 0.2 GB adapters with their gradient and optimizer.
 Expected time: 3 hours on a T4, by arithmetic and not measured: 64 replies a step of 1,500 prompt and 300 reply tokens
 (assumed) at 4 TFLOP/s, half of its float32 peak (it has no bfloat16), and half of its memory bandwidth, give 4 minutes
 a step. No published score: the paper has no run of this size.
@@ -29,7 +29,7 @@ def get_config():
     config.policy.ff = 3072
     config.policy.lora.rank = 16
     config.policy.lora.alpha = 32.0
-    config.policy.attention = "xla"  # cudnn's kernel needs a GPU newer than a T4; on those, "auto" is faster
+    config.policy.attention = "xla"  # the fused kernel needs a GPU newer than a T4; on those, "auto" is faster
 
     config.memory.core_tokens = 128
     config.rollout.prompt_tokens = 1536
