@@ -20,12 +20,15 @@ REQUIRED = [
     "sentencepiece>=0.2.1",
 ]
 # torch and transformers are the oracle of the parity tests, nothing more; this exact spelling of torch
-# resolves to the small CPU build where one is offered.
+# resolves to the small CPU build where one is offered. nbclient and ipykernel execute the notebook.
 TEST = [
     "hypothesis>=6.150",
+    "ipykernel>=7.0",
     "mypy>=2.0",
+    "nbclient>=0.11",
     "pytest>=9.0",
     "pytest-xdist>=3.8",
+    "pyyaml>=6.0",
     "rank_bm25>=0.2.2",
     "ruff>=0.17",
     "tensorboardX>=2.6",
