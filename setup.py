@@ -8,6 +8,7 @@ REQUIRED = [
     "absl-py>=2.3",
     "flax>=0.12.8",
     "grain>=0.2.18",
+    "huggingface_hub>=1.0",
     "jax>=0.10.2",
     "json_repair>=0.50",
     "matplotlib>=3.10",
@@ -15,6 +16,7 @@ REQUIRED = [
     "numpy>=2.2",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
+    "safetensors>=0.8",
     "sentencepiece>=0.2.1",
     "transformers>=5.17",
 ]

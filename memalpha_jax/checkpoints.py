@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -176,13 +176,13 @@ def abstract(state: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
 
-def load_params(path: str | Path, abstract_params: Any = None) -> Restored:
+def load_params(path: str | Path, targets: Callable[[Any], Any] | None = None) -> Restored:
     """Reads `state.params` and the meta of a checkpoint, leaving the optimizer and the rest on disk.
 
     Args:
       path: a workdir, its `checkpoints` directory, or the directory of one step.
-      abstract_params: ShapeDtypeStructs with shardings to restore into; without it the parameters come as
-        saved, nested in dicts, on the first device.
+      targets: makes, of a tree with the saved shapes and dtypes, the ShapeDtypeStructs with shardings to restore
+        into; without it the parameters come as saved, nested in dicts, on the first device.
 
     Returns:
       Restored with the parameters as `state`, of the newest undamaged step.
@@ -201,7 +201,7 @@ def load_params(path: str | Path, abstract_params: Any = None) -> Restored:
         if not isinstance(saved, dict) or "params" not in saved:
             raise UserError(f"the checkpoint {place} holds no params; it was not made by train or warmstart")
         target = jax.tree.map(lambda _: ocp.PLACEHOLDER, saved)
-        target["params"] = _on_first_device(saved["params"]) if abstract_params is None else abstract_params
+        target["params"] = (targets or _on_first_device)(saved["params"])
         restore_args = ocp.checkpoint_utils.construct_restore_args(target)
         arguments = ocp.args.PyTreeRestore(target, restore_args=restore_args)
         params = reader.restore(place / "state", args=arguments)["params"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -99,7 +100,7 @@ def test_a_policy_of_other_sizes_is_refused(finished, tmp_path):
 
 def refusal(start: Path, changes: dict) -> str:
     """Why training from `start` cannot begin, before its first step."""
-    config = mini.config({"policy.path": str(start), "grpo.group": 4, **changes})
+    config = mini.config({"policy.path": str(start), "grpo.group": 4, "grpo.block_rows": 0, **changes})
     with pytest.raises(UserError) as error:
         Trainer(config, Workdir(start))
     return str(error.value)
@@ -280,7 +281,7 @@ def test_the_agent_survives_any_reply(policy, kind, tmp_path, monkeypatch):
         return Replies(tokens_NR, jnp.zeros((N, R)), length_N, jnp.zeros(N, bool))
 
     monkeypatch.setattr(rollout_steps, "generate", generate)
-    fresh = Policy(**{**vars(policy), "path": kind})  # compiled code is kept per policy
+    fresh = dataclasses.replace(policy, path=kind)  # compiled code is kept per policy
     agent = MemoryAgent(fresh)
     results = agent.observe("Kelora likes tea.\n\n" * 20)
     assert all(isinstance(result.status, Status) for result in results)

@@ -45,9 +45,12 @@ def rms_norm(x: jax.Array, gain: jax.Array, eps: float) -> jax.Array:
 
 def rotary_frequencies(head_dim: int, theta: float, yarn: YarnConfig) -> tuple[np.ndarray, float]:
     """Frequencies [head_dim/2] float32 and the factor of cosines and sines (RoFormer, eq. 15; YaRN, eqs. 17 to 21)."""
-    frequency = theta ** (-np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
+    # Rounded where transformers rounds: at position 40,000 the last bit of a frequency is a turn of 0.005 radians.
+    exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    period = (theta ** exponent.astype(np.float64)).astype(np.float32)
+    frequency = np.float32(1) / period
     if yarn.factor == 1:
-        return frequency.astype(np.float32), yarn.attention_factor or 1.0
+        return frequency, yarn.attention_factor or 1.0
 
     def dimension(rotations: float) -> float:
         return head_dim * math.log(yarn.original_positions / (rotations * 2 * math.pi)) / (2 * math.log(theta))
@@ -56,9 +59,10 @@ def rotary_frequencies(head_dim: int, theta: float, yarn: YarnConfig) -> tuple[n
     if yarn.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, head_dim - 1)
-    ramp = np.clip((np.arange(head_dim // 2) - low) / max(high - low, 1e-3), 0, 1)
-    mixed = frequency * (1 - ramp) + frequency / yarn.factor * ramp
-    return mixed.astype(np.float32), yarn.attention_factor or 0.1 * math.log(yarn.factor) + 1
+    ramp = (np.arange(head_dim // 2, dtype=np.float32) - np.float32(low)) / np.float32(max(high - low, 1e-3))
+    kept = 1 - np.clip(ramp, 0, 1)
+    mixed = np.float32(1) / (np.float32(yarn.factor) * period) * (1 - kept) + frequency * kept
+    return mixed, yarn.attention_factor or 0.1 * math.log(yarn.factor) + 1
 
 
 def rotary(positions_NT: jax.Array, config: PolicyConfig) -> tuple[jax.Array, jax.Array]:
