@@ -24,6 +24,7 @@ REQUIRED = [
 TEST = [
     "hypothesis>=6.150",
     "mypy>=2.0",
+    "peft>=0.19",
     "pytest>=9.0",
     "pytest-xdist>=3.8",
     "rank_bm25>=0.2.2",
