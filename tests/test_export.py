@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from qwen_folder import small_folder
 from safetensors.numpy import load_file
-from small_policy import random_params
 
 from memalpha_jax import export as export_module
 from memalpha_jax import load_policy
@@ -29,7 +29,7 @@ from memalpha_jax.policy.config import PROJECTIONS, LoraConfig, PolicyConfig, Ya
 from memalpha_jax.policy.hugging_face import load_params, tensors
 from memalpha_jax.policy.hugging_face_config import read_config
 from memalpha_jax.policy.lora import is_adapter, merge_lora
-from memalpha_jax.policy.model import Qwen3
+from memalpha_jax.policy.model import Qwen3, parameter_shapes
 from memalpha_jax.policy.policy import Policy
 from memalpha_jax.policy.tokenizer import SentencePieceTokenizer
 from memalpha_jax.rollout.rollout import RolloutConfig
@@ -41,10 +41,10 @@ WHOLE_FILE = 10**9
 
 
 def policy_of(config: PolicyConfig, seed: int = 0, **fields) -> Policy:
-    params = random_params(config, seed)
-    for name in params:
-        if name.endswith(("_lora_b", "_bias")):  # fresh ones are zero, and would not be missed
-            params[name] = 0.1 * jax.random.normal(jax.random.key(seed), params[name].shape)
+    rng, params = np.random.default_rng(seed), {}
+    for name, (shape, _) in parameter_shapes(config).items():
+        value = rng.uniform(0.5, 1.5, shape) if name.endswith("norm") else rng.normal(0, 0.15, shape)
+        params[name] = jnp.asarray(value, jnp.float32)
     return Policy(config, params, "made without a tokenizer", MemoryConfig(), RolloutConfig(), **fields)
 
 
@@ -271,6 +271,30 @@ def test_a_folder_is_converted_as_it_is_stored(tmp_path):
     found = load_file(tmp_path / "out" / "model.safetensors")
     assert {name: value.tobytes() for name, value in found.items()} == {k: v.tobytes() for k, v in expected.items()}
     assert "came without" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_adapters_on_adapters_start_from_the_merged_ones(workdir, tokenizer, tmp_path):
+    root, base = workdir
+    first = save_run(tmp_path / "first", tokenizer, is_adapter, lora={"rank": 2, "alpha": 8.0}, path=str(root))
+    second = {"rank": 3, "alpha": 6.0, "targets": ["q"]}
+    own = save_run(tmp_path / "second", tokenizer, is_adapter, lora=second, path=str(tmp_path / "first"))
+    expected = {**merge_lora({**base, **first}, LoraConfig(2, 8.0)), **own}
+    jax.tree.map(np.testing.assert_array_equal, load_policy(tmp_path / "second").params, expected)
+
+
+def test_a_hugging_face_tokenizer_goes_along(tmp_path):
+    folder = small_folder(tmp_path / "in", ["Kelora lives in Oslo since 1990."] * 20, 300)
+    hf.save(hf.random_model(vocab_size=512), folder)
+    policy = load_policy(folder)
+    assert policy.tokenizer.vocab_size < policy.config.vocab_size == 512  # padded, as the released models are
+    export(policy, tmp_path / "out", merge=True, dtype=None, file_bytes=WHOLE_FILE)
+    text = "<|im_start|>user\nKelora lives in Oslo."
+    expected = transformers.AutoTokenizer.from_pretrained(folder)(text)["input_ids"]
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out")(text)["input_ids"] == expected
+    assert load_policy(tmp_path / "out").tokenizer.encode_trusted(text) == expected
+    hf.save(hf.random_model(vocab_size=128), folder)
+    with pytest.raises(UserError, match=r"tokenizer has \d+ ids, but the embedding only 128 rows"):
+        load_policy(folder)
 
 
 def test_nothing_is_overwritten_and_nothing_left_behind(workdir, tmp_path, monkeypatch):
