@@ -27,6 +27,7 @@ TEST = [
     "ipykernel>=7.0",
     "mypy>=2.0",
     "nbclient>=0.11",
+    "peft>=0.19",
     "pytest>=9.0",
     "pytest-xdist>=3.8",
     "pyyaml>=6.0",
