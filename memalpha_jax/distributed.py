@@ -2,8 +2,9 @@
 
     python -m memalpha_jax.train ... --coordinator=10.0.0.1:8476 --num_processes=2 --process_id=0
 
-and the same with --process_id=1 on the other machine. Under Slurm (`srun`) and on the hosts of a TPU slice the same command needs no flag. A process that runs alone takes
-part in nothing here and waits for nobody. All processes of a run must see the same workdir.
+and the same with --process_id=1 on the other machine. Under Slurm (`srun`) and on the hosts of a TPU slice no flag is
+needed. A process that runs alone takes part in nothing here and waits for nobody. All processes of a run must see the
+same workdir.
 """
 
 from __future__ import annotations
