@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from memalpha_jax.policy.generate import generate, prefill
 from memalpha_jax.rollout.rollout import Engine, Parser, apply_batch, render_batch
@@ -52,17 +53,23 @@ def time_parts(engine: Engine, params: Any, trajectory: Trajectory) -> dict[str,
     prompt, length = trajectory.prompt_NTP[:, T - 1], trajectory.prompt_len_NT[:, T - 1]
     length = jnp.minimum(length, prompt.shape[1])
     N, R = prompt.shape[0], engine.sampling.reply_tokens
-    keys, active = jax.random.split(jax.random.key(0), N), trajectory.active_NT[:, T - 1]
-    whole = seconds_of(
-        jax.jit(lambda p: generate(engine.policy, p, prompt, length, keys, active, engine.sampling)), params
+    active = trajectory.active_NT[:, T - 1]
+
+    def reply(params, prompt, length, active):
+        keys = jax.random.split(jax.random.key(0), N)
+        return generate(engine.policy, params, prompt, length, keys, active, engine.sampling)
+
+    # Arrays are arguments throughout: a function over several processes cannot close over them.
+    whole = seconds_of(jax.jit(reply), params, prompt, length, active)
+    read = seconds_of(
+        jax.jit(lambda p, prompt, length: prefill(engine.policy, p, prompt, length, R)), params, prompt, length
     )
-    first = seconds_of(jax.jit(lambda p: prefill(engine.policy, p, prompt, length, R)), params)
+    render = jax.jit(lambda *state: render_batch(engine, *state))
+    apply = jax.jit(lambda *state: apply_batch(engine, *state))
     parts = {
-        "part/render": seconds_of(jax.jit(lambda m: render_batch(engine, m, prompt, length)), trajectory.memory),
-        "part/prefill": first,
-        "part/decode": max(0.0, whole - first),
-        "part/apply": seconds_of(
-            jax.jit(lambda m, c: apply_batch(engine, m, c, jnp.int32(T))), trajectory.memory, last
-        ),
+        "part/render": seconds_of(render, trajectory.memory, prompt, length),
+        "part/prefill": read,
+        "part/decode": max(0.0, whole - read),
+        "part/apply": seconds_of(apply, trajectory.memory, last, np.int32(T)),
     }
     return {name: T * seconds for name, seconds in parts.items()}
