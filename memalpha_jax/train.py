@@ -232,7 +232,7 @@ class Trainer:
             if is_first():
                 write_traces(self.workdir, step, [record_of[i] for i in indices])
         if step == COST_STEP:
-            timings |= time_parts(self.engine, self.params(), trajectory)
+            timings |= time_parts(self.engine, self.params(), trajectory, G)
         if int(self.state.skipped_in_a_row) >= config.grpo.max_skipped:
             raise UserError(
                 f"step {step}: the gradient was not finite {config.grpo.max_skipped} times in a row; lower "

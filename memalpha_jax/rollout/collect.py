@@ -51,7 +51,7 @@ def make_collector(
         key_N = trajectory_keys(seed, step, batch_N.episode_index_B, np.arange(N) % group)
         memory = empty_memory(memory_config, (N,))
         chunks = (batch_N.chunk_BTC, batch_N.chunk_len_BT, batch_N.num_chunks_B)
-        return rollout(engine, params, memory, key_N, *chunks)
+        return rollout(engine, params, memory, key_N, *chunks, group=group)
 
     # The rows stay where they are, so that every process finds its own again.
     run = jax.jit(run) if engine.mesh is None else jax.jit(run, out_shardings=rows(engine.mesh))

@@ -16,7 +16,7 @@ import numpy as np
 from memalpha_jax.memory.state import MemoryState
 from memalpha_jax.policy.generate import generate
 from memalpha_jax.policy.sharding import whole
-from memalpha_jax.rollout.rollout import Engine, apply_batch, render_batch
+from memalpha_jax.rollout.rollout import Engine, apply_batch, prompt_layout, render_batch
 from memalpha_jax.tools.calls import CallBatch
 
 
@@ -46,7 +46,8 @@ class Steps:
         def reply(params, prompt_NP, length_N, key_N, step, active_N):
             key_N = jax.vmap(jax.random.fold_in, (0, None))(key_N, step)
             length_N = jnp.minimum(length_N, engine.rollout.prompt_tokens)
-            replies = generate(engine.policy, params, prompt_NP, length_N, key_N, active_N, engine.sampling)
+            arguments = engine.policy, params, prompt_NP, length_N, key_N, active_N, engine.sampling
+            replies = generate(*arguments, prompt_layout(engine))
             return replies.tokens_NR, replies.length_N
 
         self.engine = engine
