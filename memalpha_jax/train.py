@@ -109,12 +109,13 @@ def check_shards(config: Config, mesh: Mesh) -> None:
     """Raises UserError when the trajectories of a step, or of a block, cannot be dealt out evenly to the devices."""
     grpo, shards = config.grpo, row_shards(mesh)
     check_rows(mesh, grpo.episodes, grpo.group)
-    M = grpo.episodes * grpo.group // grpo.minibatches
-    rows = min(grpo.block_rows, M) or M
-    if rows % shards:
-        raise UserError(
-            f"grpo.block_rows is {rows}, which {shards} shards do not divide (mesh.data x mesh.fsdp); change either"
-        )
+    N = grpo.episodes * grpo.group
+    M = N // grpo.minibatches
+    for name, rows in ("grpo.block_rows", min(grpo.block_rows, M) or M), ("rollout.rows", config.rollout.rows or N):
+        if rows % shards:
+            raise UserError(
+                f"{name} is {rows}, which {shards} shards do not divide (mesh.data x mesh.fsdp); change either"
+            )
 
 
 def check_sources(episodes: Sequence[Episode]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from memalpha_jax.distributed import together
@@ -20,6 +21,18 @@ from memalpha_jax.rollout.rollout import Engine, rollout, room_for, trajectory_k
 from memalpha_jax.rollout.trajectory import Trajectory
 
 Collector = Callable[[Any, int, Sequence[int]], tuple[Trajectory, EpisodeBatch]]
+
+
+def deal(x_N: jax.Array, parts: int, group: int) -> jax.Array:
+    """[N, ...] as [parts, N / parts, ...]: whole groups dealt out like cards, so each part has some of every shard."""
+    x = x_N.reshape(-1, parts, group, *x_N.shape[1:])
+    return jnp.moveaxis(x, 1, 0).reshape(parts, -1, *x_N.shape[1:])
+
+
+def gather_parts(x_parts: jax.Array, group: int) -> jax.Array:
+    """The inverse of `deal`."""
+    parts, rest = x_parts.shape[0], x_parts.shape[2:]
+    return jnp.moveaxis(x_parts.reshape(parts, -1, group, *rest), 0, 1).reshape(-1, *rest)
 
 
 def make_collector(
@@ -46,12 +59,19 @@ def make_collector(
     together(check)  # now rather than at the step that happens to draw it
     memory_config = room_for(engine.memory, engine.rollout, T)
 
+    def roll(params, batch: EpisodeBatch, key_N: jax.Array) -> Trajectory:
+        memory = empty_memory(memory_config, (len(key_N),))
+        chunks = (batch.chunk_BTC, batch.chunk_len_BT, batch.num_chunks_B)
+        return rollout(engine, params, memory, key_N, *chunks, group=group)
+
     def run(params, step, batch_N: EpisodeBatch) -> Trajectory:
         N = batch_N.num_chunks_B.shape[0]
         key_N = trajectory_keys(seed, step, batch_N.episode_index_B, np.arange(N) % group)
-        memory = empty_memory(memory_config, (N,))
-        chunks = (batch_N.chunk_BTC, batch_N.chunk_len_BT, batch_N.num_chunks_B)
-        return rollout(engine, params, memory, key_N, *chunks, group=group)
+        parts = N // (engine.rollout.rows or N)
+        if parts == 1:
+            return roll(params, batch_N, key_N)
+        dealt = jax.tree.map(lambda x: deal(x, parts, group), (batch_N, key_N))
+        return jax.tree.map(lambda x: gather_parts(x, group), jax.lax.map(lambda part: roll(params, *part), dealt))
 
     # The rows stay where they are, so that every process finds its own again.
     run = jax.jit(run) if engine.mesh is None else jax.jit(run, out_shardings=rows(engine.mesh))
