@@ -27,7 +27,7 @@ _OPTIMIZERS = ("grpo.optimizer", "warmstart.optimizer")
 _AT_LEAST_1 = (
     *(f"policy.{name}" for name in ("width", "layers", "heads", "kv_heads", "head_dim", "ff")),
     *("policy.yarn.factor", "policy.yarn.original_positions"),
-    *(f"rollout.{name}" for name in ("prompt_tokens", "reply_tokens", "max_calls")),
+    *(f"rollout.{name}" for name in ("prompt_tokens", "reply_tokens", "max_calls", "prompt_buckets")),
     *(f"grpo.{name}" for name in ("episodes", "group", "steps", "minibatches", "buckets", "max_skipped")),
     *("mesh.fsdp", "mesh.tensor", "warmstart.tokenizer_pieces", "warmstart.batch", "warmstart.buckets"),
     *(f"warmstart.{lesson}.{name}" for lesson in _LESSONS for name in ("lines_min", "pieces_min", "chunks")),
@@ -43,6 +43,7 @@ _AT_LEAST_0 = (
     *(f"{o}.{name}" for o in _OPTIMIZERS for name in ("lr", "weight_decay", "adam_share", "clip_norm")),
 )
 _SHARES = (
+    *("rollout.top_p", "rollout.min_p"),
     *(f"{o}.{name}" for o in _OPTIMIZERS for name in ("warmup", "decay", "final_lr_share")),
     *(
         f"warmstart.{lesson}.{name}"

@@ -274,11 +274,12 @@ def test_ten_megabytes_of_garbage_are_parsed_and_counted(policy, kind):
 def test_the_agent_survives_any_reply(policy, kind, tmp_path, monkeypatch):
     rng, R = np.random.default_rng(1), policy.rollout.reply_tokens
 
-    def generate(config, params, prompt_NP, length_N, key_N, active_N, sampling):
+    def generate(config, params, prompt_NP, length_N, key_N, active_N, sampling, layout):
         N = prompt_NP.shape[0]
         tokens_NR = jnp.asarray(np.tile(garbage(kind, R, policy, rng), (N, 1)), jnp.int32)
         length_N = jnp.where(active_N, R, 0)
-        return Replies(tokens_NR, jnp.zeros((N, R)), length_N, jnp.zeros(N, bool))
+        nothing_NR = jnp.zeros((N, R))
+        return Replies(tokens_NR, nothing_NR, length_N, jnp.zeros(N, bool), nothing_NR, nothing_NR > 0)
 
     monkeypatch.setattr(rollout_steps, "generate", generate)
     fresh = dataclasses.replace(policy, path=kind)  # compiled code is kept per policy

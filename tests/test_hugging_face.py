@@ -27,11 +27,12 @@ from memalpha_jax.errors import UserError
 from memalpha_jax.policy import hub, hugging_face
 from memalpha_jax.policy.attention import Causal
 from memalpha_jax.policy.config import PolicyConfig, YarnConfig
-from memalpha_jax.policy.generate import SamplingConfig, generate
+from memalpha_jax.policy.generate import generate
 from memalpha_jax.policy.hugging_face import load_params
 from memalpha_jax.policy.hugging_face_config import config_json, policy_config, read_config
 from memalpha_jax.policy.logprobs import reply_logprobs
 from memalpha_jax.policy.model import Qwen3, rotary_frequencies
+from memalpha_jax.policy.sampling import SamplingConfig
 from memalpha_jax.policy.sharding import MeshConfig, make_mesh, tree_shardings
 from memalpha_jax.policy.tokenizer import SentencePieceTokenizer
 
