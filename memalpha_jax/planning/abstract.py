@@ -1,0 +1,109 @@
+"""The arguments of the rollout and the update of a run as shapes and dtypes, without arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from memalpha_jax.errors import UserError
+from memalpha_jax.experiment import Config
+from memalpha_jax.grpo.learner import TrainState, init_state
+from memalpha_jax.memory.state import empty_memory
+from memalpha_jax.policy.config import PolicyConfig
+from memalpha_jax.policy.model import parameter_shapes
+from memalpha_jax.policy.optimizer import make_optimizer
+from memalpha_jax.policy.sharding import MeshConfig
+from memalpha_jax.rollout.rollout import room_for
+from memalpha_jax.rollout.trajectory import Trajectory
+from memalpha_jax.tools.calls import call_batch_spec
+
+Shape = jax.ShapeDtypeStruct
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Sizes of the mesh axes over a machine's devices, and the rows that one device has.
+
+    Attributes:
+      data, fsdp, tensor: as in `MeshConfig`, data filled in.
+      rows: trajectories of one step per device. block_rows: rows of one forward and backward pass per device.
+    """
+
+    data: int
+    fsdp: int
+    tensor: int
+    rows: int
+    block_rows: int
+
+    @property
+    def shards(self) -> int:
+        return self.data * self.fsdp
+
+
+def layout(config: Config, devices: int) -> Layout:
+    """The layout of a run over so many devices; UserError where mesh, batch and blocks do not divide."""
+    mesh: MeshConfig = config.mesh
+    data = mesh.data or devices // (mesh.fsdp * mesh.tensor)
+    if data * mesh.fsdp * mesh.tensor != devices or data < 1:
+        raise UserError(
+            f"mesh.data={mesh.data}, mesh.fsdp={mesh.fsdp}, mesh.tensor={mesh.tensor} do not fit {devices} device(s): "
+            "their product must be the number of devices (data=0 takes what is left)"
+        )
+    shards, N = data * mesh.fsdp, config.grpo.episodes * config.grpo.group
+    if N % shards:
+        raise UserError(
+            f"grpo.episodes x grpo.group is {N}, which {shards} shards do not divide (mesh.data x mesh.fsdp); "
+            "change either"
+        )
+    minibatch = N // config.grpo.minibatches
+    block = min(config.grpo.block_rows, minibatch) or minibatch
+    if block % shards:
+        raise UserError(
+            f"a block of the update has {block} rows (grpo.block_rows), which {shards} shards do not divide "
+            f"(mesh.data x mesh.fsdp); set grpo.block_rows to a multiple of {shards}"
+        )
+    return Layout(data, mesh.fsdp, mesh.tensor, N // shards, block // shards)
+
+
+def make_run_optimizer(config: Config) -> optax.GradientTransformation:
+    """The optimizer that training makes of the same config."""
+    return make_optimizer(config.grpo.optimizer, config.grpo.steps * config.grpo.minibatches)
+
+
+def abstract_params(policy: PolicyConfig, dtype: str = "float32") -> dict[str, Shape]:
+    """All parameters of a policy."""
+    return {name: Shape(shape, dtype) for name, (shape, _) in parameter_shapes(policy).items()}
+
+
+def abstract_state(policy: PolicyConfig, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state of full fine-tuning."""
+    return jax.eval_shape(lambda params: init_state(params, optimizer), abstract_params(policy))
+
+
+def abstract_trajectory(config: Config, rows: int) -> Trajectory:
+    """`rows` trajectories of `episodes.chunks` chunk steps, with the memory that they may need."""
+    T, rollout = config.episodes.chunks, config.rollout
+    P, R, K = rollout.prompt_tokens, rollout.reply_tokens, rollout.max_calls
+
+    def field(*shape: int, dtype: Any = jnp.int32) -> Shape:
+        return Shape((rows, T, *shape), dtype)
+
+    memory = room_for(config.memory, rollout, T)
+    return Trajectory(
+        prompt_NTP=field(P),
+        prompt_len_NT=field(),
+        reply_NTR=field(R),
+        reply_len_NT=field(),
+        finished_NT=field(dtype=jnp.bool_),
+        logprobs_NTR=field(R, dtype=jnp.float32),
+        subaction_NTR=field(R),
+        calls=call_batch_spec(K, R, (rows, T)),
+        statuses_NTK=field(K),
+        active_NT=field(dtype=jnp.bool_),
+        memory_tokens_NT=field(),
+        memory=jax.eval_shape(lambda: empty_memory(memory, (rows,))),
+    )

@@ -1,0 +1,252 @@
+"""The peak of live bytes of a traced function: an estimate of what a compiler will allocate, without compiling.
+
+The rules are those that XLA follows in the main. Elementwise work is fused into what reads it and takes no memory of
+its own, unless a matrix product, a loop or a kernel has to read it, or it is costly and read more than once. A result
+of elementwise work takes the place of an operand that is not needed any more. The carry of a loop is updated in place,
+and what a loop stacks is allocated whole. Work is done in the order in which it was traced.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+from jax.extend.core import Jaxpr, Literal
+
+SAME_BYTES = frozenset("reshape squeeze expand_dims copy optimization_barrier stop_gradient transpose".split())
+"""The operand under another shape or layout."""
+CHEAP = frozenset(
+    "abs add add_any and bitcast_convert_type broadcast_in_dim ceil clamp concatenate convert_element_type "
+    "div dynamic_slice eq floor gather ge gt integer_pow iota is_finite le lt max min mul ne neg not or pad "
+    "reduce_precision rem rev round select_n shift_left shift_right_arithmetic shift_right_logical sign slice "
+    "split square sub xor".split()
+)
+"""Fused into every reader, however many there are."""
+COSTLY = frozenset("cos erf erf_inv exp exp2 expm1 log log1p logistic pow rsqrt sin sqrt tanh".split())
+"""Fused into one reader, kept where there are several."""
+REDUCTIONS = frozenset("argmax argmin reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum".split())
+"""What they read is fused into them; their results are kept."""
+OVERWRITING = frozenset("scatter scatter-add dynamic_update_slice".split())
+"""The result takes the place of the first operand where nothing else needs that."""
+INLINED = frozenset(
+    "jit pjit closed_call core_call remat2 checkpoint custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr".split()
+)
+
+
+def nbytes(tree: Any) -> int:
+    """Bytes of all arrays, abstract or not, of a pytree."""
+    return sum(_bytes(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def peak_bytes(jaxpr: Jaxpr, donated: Sequence[bool] | None = None) -> int:
+    """Most bytes alive at once besides the arguments, results included.
+
+    Args:
+      jaxpr: of the function, from `jax.make_jaxpr`.
+      donated: for each argument, whether its memory may be used for results; none by default.
+    """
+    program = _Program()
+    values = [program.argument(bool(flag)) for flag in donated or [False] * len(jaxpr.invars)]
+    outputs = program.trace(jaxpr, values)
+    return program.peak([value for value in outputs if value is not None], written=[])
+
+
+@dataclasses.dataclass(eq=False)
+class _Value:
+    """What one operation made. `fusible`: it needs no memory unless somebody has to read it from there."""
+
+    size: int
+    fusible: bool = False
+    costly: bool = False
+    owned: bool = True
+    sources: tuple[_Value, ...] = ()
+    readers: int = 0
+    kept: bool = True
+
+
+@dataclasses.dataclass(eq=False)
+class _Operation:
+    """`reads`: from memory. `fuses`: computed on the way. `inner`: bytes that it needs while it runs."""
+
+    made: list[_Value]
+    reads: list[_Value]
+    fuses: list[_Value]
+    inner: int = 0
+    in_place: bool = False
+
+
+class _Program:
+    """The operations of one function, those of the functions it calls among them; loops are single operations."""
+
+    def __init__(self) -> None:
+        self.operations: list[_Operation] = []
+
+    def argument(self, owned: bool, size: int = 0) -> _Value:
+        return _Value(size, owned=owned)
+
+    def add(self, made: list[_Value], reads: Iterable, fuses: Iterable = (), inner: int = 0, in_place: bool = False):
+        kept = lambda values: [value for value in values if value is not None]
+        self.operations.append(_Operation(made, kept(reads), kept(fuses), inner, in_place))
+
+    def trace(self, jaxpr: Jaxpr, arguments: Sequence[_Value | None]) -> list[_Value | None]:
+        """Adds the operations of `jaxpr`; returns its results. Literals and constants are None."""
+        values: dict[Any, _Value | None] = dict(zip(jaxpr.invars, arguments, strict=True))
+
+        def read(atom: Any) -> _Value | None:
+            return None if isinstance(atom, Literal) else values.get(atom)
+
+        for equation in jaxpr.eqns:
+            inputs = [read(atom) for atom in equation.invars]
+            results = self.equation(equation, inputs)
+            values.update(zip(equation.outvars, results, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def equation(self, equation: Any, inputs: list[_Value | None]) -> list[_Value | None]:
+        name = equation.primitive.name
+        sizes = [_bytes(var.aval) for var in equation.outvars]
+        if name in INLINED:
+            return self.trace(_called(equation), inputs)
+        if name == "scan":
+            return self.scan(equation, inputs, sizes)
+        if name == "while":
+            return self.loop(equation, inputs, sizes)
+        if name in SAME_BYTES:
+            return list(inputs)
+        if name in CHEAP or name in COSTLY:
+            made = [_Value(size, fusible=True, costly=name in COSTLY) for size in sizes]
+            self.add(made, (), inputs, in_place=True)
+        else:
+            made = [_Value(size) for size in sizes]
+            if name in REDUCTIONS:
+                self.add(made, (), inputs)
+            else:
+                self.add(made, inputs, in_place=name in OVERWRITING)
+        return list(made)
+
+    def scan(self, equation: Any, inputs: list[_Value | None], sizes: list[int]) -> list[_Value | None]:
+        p = equation.params
+        consts, carry = p["num_consts"], p["num_carry"]
+        body = _Program()
+        invars = p["jaxpr"].jaxpr.invars
+        arguments = [body.argument(False) for _ in invars[:consts]]
+        arguments += [body.argument(True, _bytes(var.aval)) for var in invars[consts : consts + carry]]
+        for var in invars[consts + carry :]:
+            arguments.append(_Value(_bytes(var.aval), fusible=True))
+            body.add([arguments[-1]], ())
+        outputs = body.trace(p["jaxpr"].jaxpr, arguments)
+        inner = body.peak(outputs[:carry], written=outputs[carry:], carried=arguments[consts : consts + carry])
+        made = [_Value(size) for size in sizes]
+        self.add(made, inputs, inner=inner, in_place=True)
+        return list(made)
+
+    def loop(self, equation: Any, inputs: list[_Value | None], sizes: list[int]) -> list[_Value | None]:
+        p = equation.params
+        consts = p["body_nconsts"]
+        body = _Program()
+        invars = p["body_jaxpr"].jaxpr.invars
+        arguments = [body.argument(False) for _ in invars[:consts]]
+        arguments += [body.argument(True, _bytes(var.aval)) for var in invars[consts:]]
+        outputs = body.trace(p["body_jaxpr"].jaxpr, arguments)
+        inner = body.peak(outputs, written=[], carried=arguments[consts:])
+        made = [_Value(size) for size in sizes]
+        self.add(made, inputs, inner=inner, in_place=True)
+        return list(made)
+
+    def peak(self, outputs: Sequence, written: Sequence, carried: Sequence = ()) -> int:
+        """Most bytes alive at once besides arguments; `carried` arguments may be overwritten."""
+        outputs = [value for value in outputs if value is not None]
+        self.add([], outputs, [value for value in written if value is not None])
+        self._drop_dead()
+        self._settle()
+        work = [op for op in self.operations if not op.made or any(value.kept for value in op.made)]
+        reads = [_sources(op) for op in work]
+        last: dict[_Value, int] = {}
+        for i, sources in enumerate(reads):
+            last.update(dict.fromkeys(sources, i))
+        last.update(dict.fromkeys(outputs, len(work)))
+        live = most = 0
+        room: collections.Counter[int] = collections.Counter()  # sizes of carried buffers that were freed
+        arguments = set(carried)
+        for i, op in enumerate(work):
+            dying = [value for value in reads[i] if last[value] == i and value.owned]
+            free = collections.Counter(value.size for value in dying) if op.in_place else collections.Counter()
+            for value in op.made:
+                if not value.kept:
+                    continue
+                if free[value.size]:
+                    free[value.size] -= 1
+                    own = next(d for d in dying if d.size == value.size)
+                    dying.remove(own)
+                    if own in arguments:
+                        arguments.add(value)  # lives in the carried buffer
+                elif value in outputs and room[value.size]:
+                    room[value.size] -= 1
+                    arguments.add(value)
+                else:
+                    live += value.size
+            most = max(most, live + op.inner)
+            for value in dying:
+                if value in arguments:
+                    room[value.size] += 1
+                else:
+                    live -= value.size
+            for value in op.made:
+                if value.kept and value not in last and value not in arguments:
+                    live -= value.size
+        return most
+
+    def _drop_dead(self) -> None:
+        """Leaves out operations whose results nobody reads, and results that nobody reads."""
+        wanted: set[_Value] = set()
+        needed = []
+        for op in reversed(self.operations):
+            if op.made and not any(value in wanted for value in op.made):
+                continue
+            op.made = [value for value in op.made if value in wanted]
+            wanted.update(op.reads, op.fuses)
+            needed.append(op)
+        self.operations = needed[::-1]
+
+    def _settle(self) -> None:
+        """Decides which results are kept in memory, from the last to the first."""
+        must: set[_Value] = set()
+        readers: collections.Counter[_Value] = collections.Counter()
+        for op in reversed(self.operations):
+            for value in op.made:
+                value.kept = not value.fusible or value in must or (value.costly and readers[value] > 1)
+            must.update(op.reads)
+            readers.update(set(op.reads) | set(op.fuses))
+            for value in op.made:
+                value.sources = tuple(op.reads) + tuple(op.fuses)
+
+
+def _sources(op: _Operation) -> set[_Value]:
+    """The values in memory that an operation reads, through everything that is fused into it."""
+    found: set[_Value] = set()
+    pending = [*op.reads, *op.fuses]
+    seen: set[_Value] = set()
+    while pending:
+        value = pending.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        if value.kept:
+            found.add(value)
+        else:
+            pending.extend(value.sources)
+    return found
+
+
+def _called(equation: Any) -> Jaxpr:
+    """The function that an equation calls."""
+    inner = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
+    return getattr(inner, "jaxpr", inner)
+
+
+def _bytes(aval: Any) -> int:
+    """A PRNG key counts as its two words."""
+    return math.prod(getattr(aval, "shape", ())) * getattr(getattr(aval, "dtype", None), "itemsize", 8)
