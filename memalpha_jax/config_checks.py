@@ -28,7 +28,7 @@ _AT_LEAST_1 = (
     *(f"policy.{name}" for name in ("width", "layers", "heads", "kv_heads", "head_dim", "ff")),
     *("policy.yarn.factor", "policy.yarn.original_positions"),
     *(f"rollout.{name}" for name in ("prompt_tokens", "reply_tokens", "max_calls")),
-    *(f"grpo.{name}" for name in ("episodes", "group", "steps", "minibatches", "max_skipped")),
+    *(f"grpo.{name}" for name in ("episodes", "group", "steps", "minibatches", "buckets", "max_skipped")),
     *("mesh.fsdp", "mesh.tensor", "warmstart.tokenizer_pieces", "warmstart.batch"),
     *(f"warmstart.{lesson}.{name}" for lesson in _LESSONS for name in ("lines_min", "pieces_min", "chunks")),
     *("evaluation.episodes", "evaluation.batch", "evaluation.bootstrap"),
@@ -36,7 +36,7 @@ _AT_LEAST_1 = (
 )
 _AT_LEAST_0 = (
     *("seed", "episodes.seed", "mesh.data", "run.trace_every", "run.evaluate_every", "rollout.temperature"),
-    *("policy.max_positions", "policy.lora.rank", "policy.yarn.attention_factor"),
+    *("policy.vocab_size", "policy.max_positions", "policy.lora.rank", "policy.yarn.attention_factor"),
     *("grpo.block_rows", "grpo.logprob_slice", "warmstart.block_rows", "evaluation.first"),
     *(f"grpo.objective.{name}" for name in ("clip_low", "clip_high", "dual_clip", "kl_coef")),
     *(f"warmstart.{lesson}.{name}" for lesson in _LESSONS for name in ("steps", "stored")),
@@ -64,8 +64,8 @@ _ONE_OF = {
     "grpo.grouping": GROUPINGS,
     "grpo.scale": SCALES,
     "grpo.objective.averaging": AVERAGINGS,
-    "grpo.optimizer.name": ("adamw", "muon"),
-    "warmstart.optimizer.name": ("adamw", "muon"),
+    **{f"{o}.name": ("adamw", "muon") for o in _OPTIMIZERS},
+    **{f"{o}.moment_dtype": DTYPES for o in _OPTIMIZERS},
 }
 
 
@@ -95,8 +95,6 @@ def _range_faults(flat: dict[str, Any]) -> Iterator[str]:
 
 def _relation_faults(config: Config) -> Iterator[str]:
     policy, grpo, warm = config.policy, config.grpo, config.warmstart
-    if policy.vocab_size:
-        yield f"policy.vocab_size is {policy.vocab_size}; leave it 0, the tokenizer decides"
     if policy.heads % policy.kv_heads:
         yield f"policy.heads is {policy.heads}; it must be a multiple of policy.kv_heads, {policy.kv_heads}"
     if policy.head_dim % 2:

@@ -35,7 +35,8 @@ from memalpha_jax.experiment import Config, open_run
 from memalpha_jax.grpo.advantages import group_advantages, group_ids
 from memalpha_jax.grpo.learner import init_state, update
 from memalpha_jax.metrics_log import MetricsLog
-from memalpha_jax.policy.config import ARCHITECTURE
+from memalpha_jax.policy.config import ARCHITECTURE, PolicyConfig
+from memalpha_jax.policy.model import Params, cast, init_params
 from memalpha_jax.policy.optimizer import make_optimizer
 from memalpha_jax.policy.policy import Policy, load_policy
 from memalpha_jax.policy.sharding import make_mesh, row_shards, tree_shardings
@@ -78,14 +79,24 @@ def starting_policy(config: Config, workdir: Workdir) -> Policy:
     return policy
 
 
+def split_params(config: PolicyConfig, params: Params, seed: int) -> tuple[Params, Params]:
+    """What is trained and what is not: all parameters and none; or fresh adapters and all, in the policy's dtype."""
+    if config.lora.rank == 0:
+        return params, {}
+    fresh = init_params(config, jax.random.key(seed))
+    return {name: value for name, value in fresh.items() if name not in params}, cast(params, config.dtype)
+
+
 def check_shards(config: Config, mesh: Mesh) -> None:
-    """Raises UserError when the trajectories of a step cannot be dealt out evenly to the devices."""
-    N, shards = config.grpo.episodes * config.grpo.group, row_shards(mesh)
-    if N % shards:
-        raise UserError(
-            f"grpo.episodes x grpo.group is {N}, which {shards} shards do not divide (mesh.data x mesh.fsdp); "
-            "change either"
-        )
+    """Raises UserError when the trajectories of a step, or of a block, cannot be dealt out evenly to the devices."""
+    grpo, shards = config.grpo, row_shards(mesh)
+    N = grpo.episodes * grpo.group
+    M = N // grpo.minibatches
+    for name, rows in ("grpo.episodes x grpo.group", N), ("grpo.block_rows", min(grpo.block_rows, M) or M):
+        if rows % shards:
+            raise UserError(
+                f"{name} is {rows}, which {shards} shards do not divide (mesh.data x mesh.fsdp); change either"
+            )
 
 
 def check_sources(episodes: Sequence[Episode]) -> None:
@@ -102,9 +113,11 @@ class Trainer:
         start = starting_policy(config, workdir)
         assert isinstance(start.tokenizer, SentencePieceTokenizer)  # as load_policy makes it
         self.tokenizer = start.tokenizer
+        self.cast = functools.partial(cast, dtype=config.policy.dtype)
         self.mesh = make_mesh(config.mesh)
         check_shards(config, self.mesh)
         engine = make_engine(config.policy, config.memory, config.rollout, self.tokenizer, mesh=self.mesh)
+        self.policy = engine.policy
         self.parser = ClockedParser(engine.parser)
         self.engine = engine.with_parser(self.parser)
         count = lambda text: len(self.tokenizer.encode(text))
@@ -117,26 +130,38 @@ class Trainer:
         reader = ExtractiveReader(one_value=config.rewards.one_value)
         self.scorer = Scorer(engine, self.tokenizer, config.rewards, reader, RulesJudge())
         self.optimizer = make_optimizer(config.grpo.optimizer, config.grpo.steps * config.grpo.minibatches)
-        state = init_state(start.params, self.optimizer)
+        trained, base = split_params(self.policy, start.params, config.seed)
+        state = init_state(trained, self.optimizer)
         shardings = tree_shardings(state, self.mesh)
         self.state = jax.device_put(state, shardings)
-        # Held only where the objective asks for it; a copy, since the buffers of the state are donated.
-        copied = jax.tree.map(jnp.copy, self.state.params) if config.grpo.objective.kl_coef != 0 else None
-        self.reference = copied
+        self.base = jax.device_put(base, tree_shardings(base, self.mesh))
+        self.reference = self._reference() if config.grpo.objective.kl_coef != 0 else None
         self.update = jax.jit(
             functools.partial(
                 update,
-                policy=self.engine.policy,
+                policy=self.policy,
                 config=config.grpo,
                 temperature=config.rollout.temperature,
                 optimizer=self.optimizer,
+                mesh=self.mesh,
             ),
             donate_argnums=0,
             out_shardings=(shardings, None),  # left to itself, XLA would lay out small parameters in another way
         )
         self.meta = {"config": to_dict(config), "tokenizer": self.tokenizer.files()}
-        policy_now = Policy(config.policy, None, self.tokenizer, config.memory, config.rollout)
+        policy_now = Policy(self.policy, None, self.tokenizer, config.memory, config.rollout)
         self.writer = PolicyWriter(greedy_engine(policy_now), self.tokenizer, config.evaluation.batch, config.seed)
+
+    def _reference(self) -> Params:
+        """The initial policy, held only where the objective asks for it; with adapters it is what they adapt."""
+        if self.base:
+            return self.base
+        # A copy, since the buffers of the state are donated.
+        return jax.tree.map(lambda x: jnp.array(x, self.policy.dtype, copy=True), self.state.params)
+
+    def params(self) -> Params:
+        """All parameters of the policy as it is now, in the dtype that it is run with."""
+        return {**self.base, **self.cast(self.state.params)}
 
     def restore(self, checkpoints: Checkpoints) -> int | None:
         """Continues from the newest sound checkpoint; returns its step, None at a fresh start."""
@@ -157,7 +182,7 @@ class Trainer:
         begin = clock()
         indices = next(self.iterator).tolist()
         self.parser.reset()
-        trajectory, batch = jax.block_until_ready(self.collect(self.state.params, step, indices))
+        trajectory, batch = jax.block_until_ready(self.collect(self.params(), step, indices))
         rolled = clock()
         G = config.grpo.group
         episodes_N = [self.episodes[i] for i in indices for _ in range(G)]
@@ -169,7 +194,9 @@ class Trainer:
         group_NT = group_ids(config.grpo.grouping, episode_N, source_N, rewards.total_NT.shape[1])
         advantage_NT = group_advantages(rewards.total_NT, rewards.chunk_mask_NT, group_NT, config.grpo.scale)
         scored = clock()
-        self.state, learned = jax.block_until_ready(self.update(self.state, self.reference, trajectory, advantage_NT))
+        self.state, learned = jax.block_until_ready(
+            self.update(self.state, self.base, self.reference, trajectory, advantage_NT)
+        )
         timings = {
             "rollout": rolled - begin,
             "parse": self.parser.seconds,
@@ -183,7 +210,7 @@ class Trainer:
             records = trace_records(trajectory, episodes_N, rewards, answers, self.tokenizer, every=G)
             write_traces(self.workdir, step, records)
         if step == COST_STEP:
-            timings |= time_parts(self.engine, self.state.params, trajectory)
+            timings |= time_parts(self.engine, self.params(), trajectory)
         if int(self.state.skipped_in_a_row) >= config.grpo.max_skipped:
             raise UserError(
                 f"step {step}: the gradient was not finite {config.grpo.max_skipped} times in a row; lower "
@@ -193,7 +220,7 @@ class Trainer:
 
     def evaluate(self) -> dict[str, float]:
         """Greedy accuracy on a few held-out episodes, for the curve."""
-        memories = self.writer.write(self.state.params, self.held_out)
+        memories = self.writer.write(self.params(), self.held_out)
         scores = answer_from_memories(self.held_out, memories, ExtractiveReader(one_value=True))
         return {
             "eval/accuracy": float(np.mean([np.mean(own) for own in scores])),

@@ -27,7 +27,7 @@ from memalpha_jax.episodes.generated import vocabulary_texts
 from memalpha_jax.errors import UserError, run_main
 from memalpha_jax.experiment import Config, open_run
 from memalpha_jax.grpo.learner import TrainState, apply_gradient, init_state
-from memalpha_jax.policy.config import PolicyConfig
+from memalpha_jax.policy.config import LoraConfig, PolicyConfig
 from memalpha_jax.policy.logprobs import reply_logprobs
 from memalpha_jax.policy.model import init_params
 from memalpha_jax.policy.optimizer import make_optimizer
@@ -133,7 +133,8 @@ jax.tree_util.register_dataclass(Rows)
 def warm_start(config: Config, workdir: Workdir) -> None:
     """Runs the lessons, saving as it goes; returns early, after saving, when asked to stop."""
     tokenizer = train_tokenizer(config)
-    engine = make_engine(config.policy, config.memory, config.rollout, tokenizer)
+    policy = dataclasses.replace(config.policy, lora=LoraConfig())  # from nothing, there is nothing to adapt
+    engine = make_engine(policy, config.memory, config.rollout, tokenizer)
     total = sum(lesson.steps for _, lesson in lessons(config))
     optimizer = make_optimizer(config.warmstart.optimizer, total)
     params = init_params(engine.policy, jax.random.key(config.seed))

@@ -87,4 +87,4 @@ def writing_params(config: PolicyConfig, seed: int = 0) -> dict[str, Any]:
 
 def writing_engine(rollout: RolloutConfig = ROLLOUT, memory: MemoryConfig = MEMORY, **options: Any) -> Engine:
     """An engine over bytes and parts of calls, for `writing_params(engine.policy)`."""
-    return make_engine(dataclasses.replace(SIZES, layers=1), memory, rollout, TOKENIZER, **options)
+    return make_engine(dataclasses.replace(SIZES, layers=1, vocab_size=0), memory, rollout, TOKENIZER, **options)

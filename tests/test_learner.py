@@ -13,14 +13,16 @@ import pytest
 from small_policy import SIZES, random_params
 
 from memalpha_jax.errors import UserError
-from memalpha_jax.grpo.learner import GRPOConfig, init_state, update
+from memalpha_jax.grpo.learner import GRPOConfig, accumulate, init_state, to_blocks, update, widths
 from memalpha_jax.grpo.loss import ObjectiveConfig, policy_loss, token_weights
 from memalpha_jax.memory.state import MemoryConfig, empty_memory
+from memalpha_jax.policy.config import LoraConfig
 from memalpha_jax.policy.generate import SamplingConfig, generate
-from memalpha_jax.policy.model import Qwen3
+from memalpha_jax.policy.model import Qwen3, init_params
 from memalpha_jax.policy.optimizer import OptimizerConfig, make_optimizer
 from memalpha_jax.rollout.trajectory import Trajectory
 from memalpha_jax.tools.calls import empty_call_batch
+from memalpha_jax.train import split_params
 
 POLICY = dataclasses.replace(SIZES, layers=1)
 N, T, P, R, K = 8, 2, 7, 6, 3
@@ -89,7 +91,7 @@ def jitted_update(config: GRPOConfig, optimizer: optax.GradientTransformation):
 
 def run(state, reference, trajectory, advantage_NT=ADVANTAGE_NT, optimizer=SGD, **config):
     config = GRPOConfig(**{"objective": OBJECTIVE, **config})
-    return jitted_update(config, optimizer)(state, reference, trajectory, advantage_NT)
+    return jitted_update(config, optimizer)(state, {}, reference, trajectory, advantage_NT)
 
 
 def without_gaps(t: Trajectory) -> tuple[np.ndarray, np.ndarray]:
@@ -156,7 +158,87 @@ def test_a_step_equals_the_plain_gradient_of_the_whole_batch(params, reference, 
 def test_blocks_of_any_size_give_the_same_step(params, reference, off_policy, whole, cut):
     state, metrics = run(init_state(params, SGD), reference, off_policy, **cut)
     assert_close(state.params, whole[0].params)
-    assert_close(metrics, whole[1])
+    assert metrics.pop("padding") <= whole[1]["padding"]  # a block of rows that ended is left out
+    assert_close(metrics, {name: value for name, value in whole[1].items() if name != "padding"})
+
+
+def test_buckets_give_the_same_step_with_less_padding(params, reference, off_policy, whole):
+    plain, wide = run(init_state(params, SGD), reference, off_policy, block_rows=2)
+    state, metrics = run(init_state(params, SGD), reference, off_policy, block_rows=2, buckets=4)
+    narrow, tokens = (
+        metrics.pop("padding"),
+        np.sum((off_policy.prompt_len_NT + off_policy.reply_len_NT)[off_policy.active_NT]),
+    )
+    assert_close(state.params, whole[0].params)
+    assert_close(metrics, {name: value for name, value in whole[1].items() if name != "padding"})
+    assert wide["padding"] == pytest.approx(1 - tokens / (N * T * (P + R)), abs=1e-5)
+    assert 0 <= narrow < wide["padding"] - 0.1
+    assert_close(plain.params, state.params)
+
+
+def test_widths_end_with_the_whole_row_and_are_whole_blocks_where_rows_are_long():
+    assert widths(GRPOConfig(buckets=4), 13) == (4, 7, 10, 13)
+    assert widths(GRPOConfig(buckets=8), 8192) == tuple(range(1024, 8193, 1024))
+    assert widths(GRPOConfig(buckets=3), 1000) == (384, 768, 1000)
+    assert widths(GRPOConfig(), 13) == (13,)
+
+
+LORA = dataclasses.replace(POLICY, lora=LoraConfig(rank=2, alpha=3.0, targets=("q", "v", "down")))
+
+
+def test_adapters_alone_are_trained_and_their_gradient_is_that_of_the_merged_weights(params, off_policy):
+    """d/dA and d/dB of f(W + alpha/r A B) by the chain rule from the gradient of W."""
+    rng = np.random.default_rng(3)
+    base = {name: value for name, value in params.items() if "_lora_" not in name}
+    shapes = jax.eval_shape(lambda: init_params(LORA, jax.random.key(0)))
+    adapters = {n: jnp.asarray(rng.normal(0, 0.1, s.shape), jnp.float32) for n, s in shapes.items() if "_lora_" in n}
+    assert sorted(adapters) == sorted(f"{n}_lora_{part}" for n in ("q", "v", "down") for part in "ab")
+    scale = 3.0 / 2
+    merged = dict(base)
+    for name in LORA.lora.targets:
+        merged[name] = base[name] + scale * adapters[f"{name}_lora_a"] @ adapters[f"{name}_lora_b"]
+    objective = dataclasses.replace(OBJECTIVE, kl_coef=0.3)
+    config = GRPOConfig(objective=objective, block_rows=4)
+    blocks = jax.tree.map(lambda x: x[0], to_blocks(off_policy, ADVANTAGE_NT, config))
+    take = lambda p, b, policy: jax.jit(lambda p: accumulate(p, b, base, blocks, policy, config, TEMPERATURE))(p)
+    found, sums = take(adapters, base, LORA)
+    of_weights, expected = take(merged, {}, POLICY)
+    assert_close(sums, expected)
+    assert sums["reference_kl"] > 0  # the reference is the base without adapters
+    for name in LORA.lora.targets:
+        a, b = adapters[f"{name}_lora_a"], adapters[f"{name}_lora_b"]
+        assert_close(found[f"{name}_lora_a"], scale * of_weights[name] @ b.swapaxes(1, 2))
+        assert_close(found[f"{name}_lora_b"], scale * a.swapaxes(1, 2) @ of_weights[name])
+
+
+def test_fresh_adapters_change_nothing(params):
+    trained, base = split_params(LORA, params, seed=1)
+    assert all("_lora_" in name for name in trained)
+    tokens = RNG.integers(1, POLICY.vocab_size, (2, 9))
+    plain = Qwen3(POLICY).apply({"params": params}, tokens)
+    np.testing.assert_array_equal(Qwen3(LORA).apply({"params": {**base, **trained}}, tokens), plain)
+
+
+def test_half_precision_has_float32_masters_and_nearly_the_same_gradient(params, off_policy):
+    half = dataclasses.replace(POLICY, dtype="bfloat16")
+    config = GRPOConfig(objective=ObjectiveConfig(), block_rows=4)
+    blocks = jax.tree.map(lambda x: x[0], to_blocks(off_policy, ADVANTAGE_NT, config))
+    one, other = (
+        jax.jit(lambda p, policy=policy: accumulate(p, {}, None, blocks, policy, config, TEMPERATURE)[0])(params)
+        for policy in (POLICY, half)
+    )
+    assert {x.dtype for x in jax.tree.leaves(other)} == {jnp.dtype("float32")}
+    flat, rough = (np.concatenate([np.ravel(x) for x in jax.tree.leaves(g)]) for g in (one, other))
+    assert 0 < np.linalg.norm(flat - rough) < 0.05 * np.linalg.norm(flat)
+
+
+def test_the_first_moment_may_be_in_half_precision(params):
+    optimizer = make_optimizer(OptimizerConfig(moment_dtype="bfloat16"), 10)
+    state = optimizer.init(params)
+    moments = optax.tree.get(state, "mu"), optax.tree.get(state, "nu")
+    assert [{x.dtype.name for x in jax.tree.leaves(m)} for m in moments] == [{"bfloat16"}, {"float32"}]
+    updates, _ = optimizer.update(params, state, params)
+    assert {x.dtype.name for x in jax.tree.leaves(updates)} == {"float32"}
 
 
 BY_TOKEN = dataclasses.replace(OBJECTIVE, averaging="token")

@@ -218,7 +218,7 @@ def test_replies_hold_whole_calls_and_text_that_looks_like_a_frame_stays_text():
 def steps() -> Steps:
     memory = MemoryConfig(core_tokens=4, items=30, arena_tokens=1000, shown_items=3)
     rollout = RolloutConfig(prompt_tokens=420, reply_tokens=260, max_calls=6, template="compact")
-    return Steps(make_engine(SIZES, memory, rollout, TOKENIZER))
+    return Steps(make_engine(dataclasses.replace(SIZES, vocab_size=0), memory, rollout, TOKENIZER))
 
 
 def batch_of(episodes, indices):

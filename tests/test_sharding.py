@@ -155,7 +155,7 @@ def trajectory(alone) -> Trajectory:
 @pytest.fixture(scope="module")
 def updated_alone(params, trajectory) -> tuple[TrainState, dict]:
     return jax.jit(functools.partial(update, optimizer=SGD, **STATIC))(
-        init_state(params, SGD), None, trajectory, ADVANTAGE_NT
+        init_state(params, SGD), {}, None, trajectory, ADVANTAGE_NT
     )
 
 
@@ -164,7 +164,7 @@ def test_an_update_equals_that_of_one_device(params, trajectory, updated_alone, 
     shardings = tree_shardings(state, mesh)
     step = jax.jit(functools.partial(update, optimizer=SGD, **STATIC), out_shardings=(shardings, None))
     there = jax.device_put(trajectory, rows(mesh))
-    found, metrics = step(jax.device_put(state, shardings), None, there, ADVANTAGE_NT)
+    found, metrics = step(jax.device_put(state, shardings), {}, None, there, ADVANTAGE_NT)
     expected, wanted = updated_alone
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), expected.params, params)
     assert min(moved.values()) > 1e-4

@@ -35,7 +35,7 @@ TOKENIZER = SentencePieceTokenizer.train(SAMPLE_TEXTS, 900, call_frames("qwen_ag
 def steps() -> Steps:
     memory = MemoryConfig(core_tokens=8, items=24, arena_tokens=256, shown_items=1, similar_items=2)
     rollout = RolloutConfig(prompt_tokens=150, reply_tokens=64, max_calls=6, template="compact")
-    return Steps(make_engine(SIZES, memory, rollout, TOKENIZER))
+    return Steps(make_engine(dataclasses.replace(SIZES, vocab_size=0), memory, rollout, TOKENIZER))
 
 
 def read(rows: Rows) -> list[tuple[str, list[str], list[ToolCall]]]:

@@ -1,23 +1,34 @@
 """The learner step: loss and gradient of a batch of trajectories as nested scans, one optimizer update per minibatch.
 
-minibatches ▸ chunk steps ▸ blocks of rows        (gradients are summed, never averaged, over the inner two)
+minibatches ▸ blocks of rows        (a row is one chunk step of one trajectory; gradients are summed, never averaged)
+
+Parameters that are trained are float32 and met in the policy's dtype; with adapters the rest, `base`, is held in that
+dtype and never changes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as Spec
 
 from memalpha_jax.errors import UserError
 from memalpha_jax.grpo.loss import ObjectiveConfig, policy_loss, token_weights
-from memalpha_jax.policy.config import PolicyConfig
+from memalpha_jax.policy.config import LoraConfig, PolicyConfig
 from memalpha_jax.policy.logprobs import reply_logprobs
+from memalpha_jax.policy.model import cast
 from memalpha_jax.policy.optimizer import OptimizerConfig
+from memalpha_jax.policy.sharding import ROWS
 from memalpha_jax.rollout.trajectory import Trajectory
+
+WIDTH_STEP = 128
+"""Fused attention kernels take whole blocks of so many tokens."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +38,10 @@ class GRPOConfig:
     steps: optimizer steps of the run (each on B * G fresh trajectories).
     grouping: "episode", "chunk" or "source"; scale: "group" or "batch" (see `advantages.py`).
     minibatches: updates per batch of trajectories; must divide B * G.
-    block_rows: rows of one forward and backward pass; smaller blocks stay in cache and in memory; 0 takes all.
+    block_rows: rows of one forward and backward pass; smaller blocks stay in cache and in memory; 0 takes all
+      trajectories of a minibatch.
+    buckets: in how many widths rows may be computed: with more than one, rows are sorted by length, and a block is as
+      wide as the narrowest bucket that holds its longest row. Each is compiled.
     logprob_slice: reply tokens whose vocabulary logits exist at once; 0 takes all.
     max_skipped: the run stops after this many steps in a row with a gradient that is not finite.
     """
@@ -39,6 +53,7 @@ class GRPOConfig:
     scale: str = "group"
     minibatches: int = 1
     block_rows: int = 0
+    buckets: int = 1
     logprob_slice: int = 0
     max_skipped: int = 5
     objective: ObjectiveConfig = ObjectiveConfig()
@@ -47,7 +62,9 @@ class GRPOConfig:
 
 @flax.struct.dataclass
 class TrainState:
-    """params (layers stacked), the optimizer's state, step int32, and int32 counts of skipped updates."""
+    """params that are trained (float32, layers stacked), the optimizer's state, step int32, and int32 counts of skipped
+    updates.
+    """
 
     params: dict
     opt_state: optax.OptState
@@ -76,9 +93,9 @@ class Block:
 
 
 def to_blocks(trajectory: Trajectory, advantage_NT: jax.Array, config: GRPOConfig) -> Block:
-    """Arranges trajectories as [minibatch, T, blocks, rows, ...].
+    """Arranges trajectories as [minibatch, blocks, rows, ...]; with buckets, by the length of rows.
 
-    Rows are dealt out with the row axis slowest, so that a block holds rows of every shard of the batch.
+    Without, rows are dealt out with the row axis slowest, so that a block holds rows of every shard of the batch.
     UserError if they do not divide.
     """
     N, T = advantage_NT.shape
@@ -92,19 +109,10 @@ def to_blocks(trajectory: Trajectory, advantage_NT: jax.Array, config: GRPOConfi
 
     def arrange(x: jax.Array) -> jax.Array:
         x = x.reshape(rows, M // rows, mini, T, *x.shape[2:])
-        return jnp.moveaxis(x, (2, 3, 1, 0), (0, 1, 2, 3))
+        x = jnp.moveaxis(x, (2, 3, 1, 0), (0, 1, 2, 3))
+        return x.reshape(mini, T * (M // rows), rows, *x.shape[4:])
 
     t = trajectory
-    max_subactions = t.statuses_NTK.shape[-1] + 1
-
-    def weights_of(subaction, length, active):
-        return token_weights(config.objective.averaging, subaction, length, active, max_subactions)
-
-    by_minibatch = lambda x: jnp.moveaxis(x.reshape(M, mini, *x.shape[1:]), 1, 0)
-    weights = jax.lax.map(
-        lambda a: weights_of(*a), jax.tree.map(by_minibatch, (t.subaction_NTR, t.reply_len_NT, t.active_NT))
-    )
-    weights_NTR = jnp.moveaxis(weights, 0, 1).reshape(N, *weights.shape[2:])
     fields = (
         t.prompt_NTP,
         t.prompt_len_NT,
@@ -112,15 +120,44 @@ def to_blocks(trajectory: Trajectory, advantage_NT: jax.Array, config: GRPOConfi
         t.reply_len_NT,
         t.logprobs_NTR,
         advantage_NT,
-        weights_NTR,
+        _weights(t, config),
     )
-    return Block(*(arrange(x) for x in fields))
+    blocks = Block(*(arrange(jnp.asarray(x)) for x in fields))
+    return jax.vmap(_sorted_by_length)(blocks) if config.buckets > 1 else blocks
 
 
-def block_loss(params, reference, block: Block, policy: PolicyConfig, config: GRPOConfig, temperature: float):
-    """Weighted-sum loss of one block and its watched sums; see `policy_loss`."""
+def _weights(t: Trajectory, config: GRPOConfig) -> jax.Array:
+    """Token weights [N, T, R]: every minibatch is averaged over its own trajectories."""
+    mini = config.minibatches
+    max_subactions = t.statuses_NTK.shape[-1] + 1
+    by_minibatch = lambda x: jnp.moveaxis(x.reshape(-1, mini, *x.shape[1:]), 1, 0)
 
-    def score(p):
+    def of_minibatch(a):
+        subaction, length, active = a
+        return token_weights(config.objective.averaging, subaction, length, active, max_subactions)
+
+    weights = jax.lax.map(of_minibatch, jax.tree.map(by_minibatch, (t.subaction_NTR, t.reply_len_NT, t.active_NT)))
+    return jnp.moveaxis(weights, 0, 1).reshape(*t.subaction_NTR.shape)
+
+
+def _row_tokens(block: Block) -> jax.Array:
+    """Tokens of each row that has a weight, else 0."""
+    return jnp.where(jnp.any(block.weights > 0, axis=-1), block.prompt_len + block.reply_len, 0)
+
+
+def _sorted_by_length(blocks: Block) -> Block:
+    """[blocks, rows, ...] with the rows in the order of their lengths."""
+    order = jnp.argsort(_row_tokens(blocks).reshape(-1))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[order].reshape(x.shape), blocks)
+
+
+def block_loss(params, reference, block: Block, policy: PolicyConfig, config: GRPOConfig, temperature: float, width=0):
+    """Weighted-sum loss of one block and its watched sums; see `policy_loss`.
+
+    params: the whole tree, in the dtype it is computed with; reference: as params, or None. width: slots of a row.
+    """
+
+    def score(p, policy):
         return reply_logprobs(
             policy,
             p,
@@ -130,31 +167,52 @@ def block_loss(params, reference, block: Block, policy: PolicyConfig, config: GR
             block.reply_len,
             temperature=temperature,
             slice_tokens=config.logprob_slice,
+            width=width,
         )
 
-    logprobs, entropy = score(params)
-    reference_logprobs = None if reference is None else jax.lax.stop_gradient(score(reference)[0])
+    logprobs, entropy = score(params, policy)
+    plain = dataclasses.replace(policy, lora=LoraConfig())
+    reference_logprobs = None if reference is None else jax.lax.stop_gradient(score(reference, plain)[0])
     loss, sums = policy_loss(
         config.objective, logprobs, block.old_logprobs, block.advantage, block.weights, reference_logprobs
     )
     return loss, sums | {"loss": loss, "entropy": jnp.sum(block.weights * entropy)}
 
 
-def accumulate(params, reference, blocks: Block, policy: PolicyConfig, config: GRPOConfig, temperature: float):
-    """Gradient and watched sums over [T, blocks, rows, ...], by a scan over chunk steps of a scan over blocks."""
-    gradient = jax.grad(block_loss, has_aux=True)
+def widths(config: GRPOConfig, slots: int) -> tuple[int, ...]:
+    """The widths of rows, up to `slots`, in equal steps; whole blocks of `WIDTH_STEP` where rows are long."""
+    step = WIDTH_STEP if slots >= WIDTH_STEP * config.buckets else 1
+    return tuple(min(-(-slots * (i + 1) // (config.buckets * step)) * step, slots) for i in range(config.buckets))
+
+
+def accumulate(params, base, reference, blocks: Block, policy: PolicyConfig, config: GRPOConfig, temperature: float):
+    """Gradient (float32, of `params`) and watched sums over [blocks, rows, ...], by a scan over blocks.
+
+    A block without any weight (episodes that have ended) costs nothing.
+    """
+    computed = cast(params, policy.dtype)  # once, so that the blocks do not
+    slots = widths(config, blocks.prompt.shape[-1] + blocks.reply.shape[-1])
+
+    def gradient(width, block):
+        def loss(p):
+            return block_loss({**base, **p}, reference, block, policy, config, temperature, width)
+
+        gradient, sums = jax.grad(loss, has_aux=True)(computed)
+        rows = block.weights.shape[0]
+        sums |= {"tokens": jnp.sum(_row_tokens(block)), "slots": jnp.asarray(width * rows)}
+        return jax.tree.map(lambda x: x.astype(jnp.float32), (gradient, sums))
+
+    shapes = jax.eval_shape(lambda: gradient(slots[-1], jax.tree.map(lambda x: x[0], blocks)))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    branches = [lambda block: zeros, *(functools.partial(gradient, width) for width in slots)]
 
     def one_block(total, block):
-        new = gradient(params, reference, block, policy, config, temperature)
+        longest = jnp.max(_row_tokens(block))
+        fits = jnp.argmax(longest <= jnp.asarray(slots))
+        new = jax.lax.switch(jnp.where(longest > 0, 1 + fits, 0), branches, block)
         return jax.tree.map(jnp.add, total, new), None
 
-    def one_step(total, step_blocks):
-        return jax.lax.scan(one_block, total, step_blocks)[0], None
-
-    first = jax.tree.map(lambda x: x[0, 0], blocks)
-    shapes = jax.eval_shape(lambda: gradient(params, reference, first, policy, config, temperature))
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    return jax.lax.scan(one_step, zeros, blocks)[0]
+    return jax.lax.scan(one_block, zeros, blocks)[0]
 
 
 def apply_gradient(state: TrainState, gradient, optimizer: optax.GradientTransformation) -> tuple[TrainState, dict]:
@@ -176,6 +234,7 @@ def apply_gradient(state: TrainState, gradient, optimizer: optax.GradientTransfo
 
 def update(
     state: TrainState,
+    base,
     reference,
     trajectory: Trajectory,
     advantage_NT: jax.Array,
@@ -184,19 +243,28 @@ def update(
     config: GRPOConfig,
     temperature: float,
     optimizer: optax.GradientTransformation,
+    mesh: Mesh | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One GRPO step: `config.minibatches` optimizer updates on one batch of trajectories.
 
-    Returns the new state and scalar metrics, averaged over the minibatches.
+    Args:
+      base: the parameters that are not trained, in the policy's dtype; {} where all are.
+      mesh: over which the rows of every block are split; must divide them.
+      reference: the initial policy in the policy's dtype, without adapters; None where `kl_coef` is 0.
+
+    Returns the new state and scalar metrics, averaged over the minibatches; `padding` is the share of the rows' slots
+    that hold no token.
     """
     blocks = to_blocks(trajectory, advantage_NT, config)
+    if mesh is not None:
+        blocks = jax.lax.with_sharding_constraint(blocks, NamedSharding(mesh, Spec(None, None, *ROWS)))
 
     def one_minibatch(state, minibatch):
-        gradient, sums = accumulate(state.params, reference, minibatch, policy, config, temperature)
-        state, norms = apply_gradient(state, gradient, optimizer)
+        gradient, sums = accumulate(state.params, base, reference, minibatch, policy, config, temperature)
+        state, watched = apply_gradient(state, gradient, optimizer)
+        watched |= {"loss": sums.pop("loss"), "padding": 1 - sums.pop("tokens") / jnp.maximum(sums.pop("slots"), 1)}
         weight = jnp.maximum(sums.pop("weight"), 1e-9)
-        loss = sums.pop("loss")
-        return state, {name: value / weight for name, value in sums.items()} | norms | {"loss": loss}
+        return state, {name: value / weight for name, value in sums.items()} | watched
 
     state, metrics = jax.lax.scan(one_minibatch, state, blocks)
     return dataclasses.replace(state, step=state.step + 1), jax.tree.map(jnp.mean, metrics)

@@ -32,6 +32,8 @@ class LayerCache(NamedTuple):
 
 
 KVCache = tuple[LayerCache, ...]
+Params = dict[str, jax.Array]
+"""Parameters by name, those of the layers stacked; see `parameter_shapes`."""
 
 
 def rms_norm(x: jax.Array, gain: jax.Array, eps: float) -> jax.Array:
@@ -221,7 +223,7 @@ def decoder_layer(
     return x_NTD, LayerCache(k_NKDT, v_NKTD)
 
 
-def init_params(config: PolicyConfig, key: jax.Array) -> dict[str, jax.Array]:
+def init_params(config: PolicyConfig, key: jax.Array) -> Params:
     """Random parameters, float32; UserError for an unknown `config.init`."""
     if config.init not in INITS:
         raise UserError(f"policy.init is {config.init!r}; known: {', '.join(INITS)}")
@@ -230,8 +232,8 @@ def init_params(config: PolicyConfig, key: jax.Array) -> dict[str, jax.Array]:
     return copying_init(config, params, bias_key) if config.init == "copying" else params
 
 
-def cast(params: Mapping[str, jax.Array], dtype: str) -> dict[str, jax.Array]:
-    """The parameters in the dtype they are computed with."""
+def cast(params: Params, dtype: str) -> Params:
+    """The parameters in the dtype they are computed with; no copies where they have it already."""
     return {name: value.astype(dtype) for name, value in params.items()}
 
 

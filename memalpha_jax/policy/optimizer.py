@@ -29,6 +29,8 @@ class OptimizerConfig:
     b1, b2, weight_decay: of AdamW (and Muon's weight decay).
     adam_share: see `lr`.
     clip_norm: global norm the gradient is clipped to; 0 turns clipping off.
+    moment_dtype: of the first moment, "float32" or "bfloat16". The second stays in float32: at b2 0.999 its changes
+      are below what bfloat16 can tell apart.
     """
 
     name: str = "adamw"
@@ -41,6 +43,7 @@ class OptimizerConfig:
     weight_decay: float = 0.01
     adam_share: float = 1.0
     clip_norm: float = 1.0
+    moment_dtype: str = "float32"
 
 
 def learning_rate(config: OptimizerConfig, total_steps: int) -> optax.Schedule:
@@ -69,7 +72,15 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
     if config.name == "adamw":
         decayed = lambda params: {name: name in MATRICES for name in params}
         return optax.chain(
-            clip, optax.adamw(schedule, config.b1, config.b2, weight_decay=config.weight_decay, mask=decayed)
+            clip,
+            optax.adamw(
+                schedule,
+                config.b1,
+                config.b2,
+                weight_decay=config.weight_decay,
+                mask=decayed,
+                mu_dtype=config.moment_dtype,
+            ),
         )
     if config.name == "muon":
         muon = contrib.muon(
@@ -77,6 +88,7 @@ def make_optimizer(config: OptimizerConfig, total_steps: int) -> optax.GradientT
             weight_decay=config.weight_decay,
             adam_b1=config.b1,
             adam_b2=config.b2,
+            mu_dtype=config.moment_dtype,
             adam_learning_rate=lambda step: schedule(step) * config.adam_share,
             muon_weight_dimension_numbers=muon_axes,
             consistent_rms=0.2,

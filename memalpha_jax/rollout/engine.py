@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from memalpha_jax.errors import UserError
 from memalpha_jax.memory.render import compile_template
 from memalpha_jax.memory.state import MemoryConfig, empty_memory
 from memalpha_jax.policy.config import PolicyConfig
@@ -29,7 +30,15 @@ def make_engine(
     mesh: Mesh | None = None,
     temperature: float | None = None,
 ) -> Engine:
-    """The static part of a rollout; `temperature` overrides the training one (0 is greedy)."""
+    """The static part of a rollout; `temperature` overrides the training one (0 is greedy).
+
+    Raises UserError for a vocabulary that is smaller than the tokenizer's.
+    """
+    if 0 < policy.vocab_size < tokenizer.vocab_size:
+        raise UserError(
+            f"the policy has embeddings for {policy.vocab_size} tokens and the tokenizer {tokenizer.vocab_size}: they "
+            "do not belong together; give the tokenizer that the policy was made with"
+        )
     temperature = rollout.temperature if temperature is None else temperature
     parser = functools.partial(
         parse_replies,
@@ -40,7 +49,7 @@ def make_engine(
         core_tokens=memory.core_tokens,
     )
     return Engine(
-        policy=dataclasses.replace(policy, vocab_size=tokenizer.vocab_size),
+        policy=dataclasses.replace(policy, vocab_size=policy.vocab_size or tokenizer.vocab_size),
         memory=memory,
         rollout=rollout,
         sampling=SamplingConfig(rollout.reply_tokens, temperature, tokenizer.eos_id),
