@@ -74,14 +74,50 @@ def make_run_optimizer(config: Config) -> optax.GradientTransformation:
     return make_optimizer(config.grpo.optimizer, config.grpo.steps * config.grpo.minibatches)
 
 
-def abstract_params(policy: PolicyConfig, dtype: str = "float32") -> dict[str, Shape]:
-    """All parameters of a policy."""
-    return {name: Shape(shape, dtype) for name, (shape, _) in parameter_shapes(policy).items()}
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What a run holds and passes on, for `rows` trajectories.
+
+    Attributes:
+      state, base, reference: as `learner.update` takes them.
+      params: all parameters in the dtype they are computed with, which the rollout takes.
+      trajectory, advantage_NT: what the update takes. episodes: what the rollout takes, from the memory on.
+    """
+
+    state: TrainState
+    base: dict[str, Shape]
+    reference: dict[str, Shape] | None
+    params: dict[str, Shape]
+    trajectory: Trajectory
+    advantage_NT: Shape
+    episodes: tuple[Any, ...]
 
 
-def abstract_state(policy: PolicyConfig, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state of full fine-tuning."""
-    return jax.eval_shape(lambda params: init_state(params, optimizer), abstract_params(policy))
+def abstract_arguments(config: Config, policy: PolicyConfig, rows: int) -> Arguments:
+    """The arguments of both steps; T is `episodes.chunks`."""
+    shapes = {name: shape for name, (shape, _) in parameter_shapes(policy).items()}
+    adapters = policy.lora.rank > 0
+    trained = {name: Shape(shape, jnp.float32) for name, shape in shapes.items() if not adapters or "_lora_" in name}
+    computed = {name: Shape(shape, policy.dtype) for name, shape in shapes.items()}
+    plain = {name: shape for name, shape in computed.items() if "_lora_" not in name}
+    optimizer = make_run_optimizer(config)
+    T, C = config.episodes.chunks, config.rollout.prompt_tokens
+    memory = room_for(config.memory, config.rollout, T)
+    return Arguments(
+        state=jax.eval_shape(lambda params: init_state(params, optimizer), trained),
+        base=plain if adapters else {},
+        reference=plain if config.grpo.objective.kl_coef != 0 else None,
+        params=computed,
+        trajectory=abstract_trajectory(config, rows),
+        advantage_NT=Shape((rows, T), jnp.float32),
+        episodes=(
+            jax.eval_shape(lambda: empty_memory(memory, (rows,))),
+            jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows)),
+            Shape((rows, T, C), jnp.int32),
+            Shape((rows, T), jnp.int32),
+            Shape((rows,), jnp.int32),
+        ),
+    )
 
 
 def abstract_trajectory(config: Config, rows: int) -> Trajectory:

@@ -114,6 +114,8 @@ class _Program:
             return self.scan(equation, inputs, sizes)
         if name == "while":
             return self.loop(equation, inputs, sizes)
+        if name == "cond":
+            return self.branches(equation, inputs, sizes)
         if name in SAME_BYTES:
             return list(inputs)
         if name in CHEAP or name in COSTLY:
@@ -154,6 +156,12 @@ class _Program:
         inner = body.peak(outputs, written=[], carried=arguments[consts:])
         made = [_Value(size) for size in sizes]
         self.add(made, inputs, inner=inner, in_place=True)
+        return list(made)
+
+    def branches(self, equation: Any, inputs: list[_Value | None], sizes: list[int]) -> list[_Value | None]:
+        peaks = [peak_bytes(branch.jaxpr) for branch in equation.params["branches"]]
+        made = [_Value(size) for size in sizes]
+        self.add(made, inputs, inner=max(max(peaks) - sum(sizes), 0))  # a branch's results are among its bytes
         return list(made)
 
     def peak(self, outputs: Sequence, written: Sequence, carried: Sequence = ()) -> int:

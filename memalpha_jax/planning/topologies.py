@@ -14,6 +14,8 @@ GPU_SHARE = 0.95
 
 GPUS = {"h100": 79.6, "h200": 140.4, "a100": 79.2, "l4": 22.5, "t4": 15.0}
 """GiB that the driver reports for one card (the 80 GB forms of h100 and a100)."""
+OLD_GPUS = ("t4",)
+"""Compute capability below 8: no bfloat16, no fused attention."""
 V5P_GIB, V6E_GIB = 95.7, 31.2
 """GiB that XLA has on one chip."""
 V5P = {8: "2x2x1", 16: "2x2x2", 32: "2x2x4", 64: "2x4x4", 128: "4x4x4"}
@@ -35,6 +37,7 @@ class Topology:
     platform: "gpu", "tpu" or "cpu".
     devices: JAX devices. device_bytes: what one of them has. usable_bytes: what a program gets of it.
     slice: the name that libtpu has for a TPU slice, such as "v5p:2x2x1"; else "".
+    fused_attention: whether a GPU is new enough (compute capability 8) for the fused kernel.
     assumed: one sentence on where the bytes come from.
     """
 
@@ -44,6 +47,7 @@ class Topology:
     device_bytes: int
     usable_bytes: int
     slice: str
+    fused_attention: bool
     assumed: str
 
 
@@ -52,7 +56,7 @@ def topology(name: str) -> Topology:
     lower = name.lower()
     if lower == "cpu":
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return Topology("cpu", "cpu", 1, total, total, "", "cpu: all of this machine's memory, as one device")
+        return Topology("cpu", "cpu", 1, total, total, "", False, "cpu: all of this machine's memory, as one device")
     if match := re.fullmatch(r"(?:(\d+)x)?(\w+)", lower):
         count, gpu = int(match[1] or 1), match[2]
         if gpu in GPUS and 1 <= count <= 64:
@@ -70,7 +74,7 @@ def _gpus(name: str, count: int, gpu: str) -> Topology:
         f"{gpu}: the driver reports {GPUS[gpu]} GiB; {GPU_SHARE:.0%} of it is usable, with "
         f"XLA_PYTHON_CLIENT_MEM_FRACTION={GPU_SHARE} (JAX takes 0.75 if that is not set)"
     )
-    return Topology(name, "gpu", count, total, int(GPU_SHARE * total), "", assumed)
+    return Topology(name, "gpu", count, total, int(GPU_SHARE * total), "", gpu not in OLD_GPUS, assumed)
 
 
 def _slice(name: str, kind: str, shape: str, gib: float, counted: str) -> Topology:
@@ -79,4 +83,4 @@ def _slice(name: str, kind: str, shape: str, gib: float, counted: str) -> Topolo
         chips *= int(side)
     total = int(gib * GIB)
     assumed = f"{kind}: one JAX device per chip, XLA has {gib} GiB of each; {counted}"
-    return Topology(name, "tpu", chips, total, total, f"{kind}:{shape}", assumed)
+    return Topology(name, "tpu", chips, total, total, f"{kind}:{shape}", False, assumed)
