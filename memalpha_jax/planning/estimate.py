@@ -61,6 +61,13 @@ class Estimator:
         """The bytes of a phase with so many rows per device; 0 takes those of the config."""
         return (self.rollout if name == ROLLOUT else self.update)(rows)
 
+    @functools.cached_property
+    def _floor(self) -> int:
+        """Live bytes of an update of next to no tokens: gradients, and the copy that is computed with."""
+        mini = self.config.grpo.minibatches
+        local = dataclasses.replace(self._local(), attention="xla")
+        return traced_update(_with_rows(_single_token(self.config), mini, 1), local, mini)
+
     def rollout(self, rows: int = 0) -> Phase:
         """All `rows` trajectories of one device are decoded at once."""
         rows = rows or self.layout.rows
@@ -92,13 +99,12 @@ class Estimator:
         blocks = -(-own.rows // (mini * rows))
         config = _with_rows(self.config, mini * blocks * rows, rows)
         peak = traced_update(config, local, mini * blocks * rows)
-        floor = traced_update(_with_rows(_single_token(config), mini, 1), _plain(local), mini)
         whole = nbytes({name: a.state.params[name] for name in a.state.params})
         parts = {
             **self._held(a),
-            "gradients": floor * self._sharded(a.state.params) // whole * own.tensor,
+            "gradients": self._floor * self._sharded(a.state.params) // whole * own.tensor,
             "trajectories": nbytes((a.trajectory, a.advantage_NT)),
-            "activations": max(peak - floor, 0),
+            "activations": max(peak - self._floor, 0),
             **self._gathered(a),
         }
         return Phase(UPDATE, parts, rows, "grpo.block_rows over mesh.data x mesh.fsdp")
@@ -163,7 +169,8 @@ class Estimator:
 
 
 def _with_rows(config: Config, trajectories: int, block_rows: int) -> Config:
-    grpo = dataclasses.replace(config.grpo, episodes=trajectories, group=1, block_rows=block_rows)
+    # The widest bucket takes most, and each is traced.
+    grpo = dataclasses.replace(config.grpo, episodes=trajectories, group=1, block_rows=block_rows, buckets=1)
     return dataclasses.replace(config, grpo=grpo)
 
 
@@ -173,10 +180,6 @@ def _single_token(config: Config) -> Config:
     grpo = dataclasses.replace(config.grpo, logprob_slice=0, buckets=1)
     episodes = dataclasses.replace(config.episodes, chunks=1)
     return dataclasses.replace(config, rollout=rollout, grpo=grpo, episodes=episodes)
-
-
-def _plain(policy: PolicyConfig) -> PolicyConfig:
-    return dataclasses.replace(policy, attention="xla")
 
 
 def _largest(total: Callable[[int], int], limit: int) -> int:

@@ -50,9 +50,10 @@ def peak_bytes(jaxpr: Jaxpr, donated: Sequence[bool] | None = None) -> int:
       donated: for each argument, whether its memory may be used for results; none by default.
     """
     program = _Program()
-    values = [program.argument(bool(flag)) for flag in donated or [False] * len(jaxpr.invars)]
+    flags = donated or [False] * len(jaxpr.invars)
+    values = [program.argument(flag, _bytes(var.aval)) for flag, var in zip(flags, jaxpr.invars, strict=True)]
     outputs = program.trace(jaxpr, values)
-    return program.peak([value for value in outputs if value is not None], written=[])
+    return program.peak(outputs, written=[], carried=[value for value in values if value.owned])
 
 
 @dataclasses.dataclass(eq=False)
@@ -62,6 +63,7 @@ class _Value:
     size: int
     fusible: bool = False
     costly: bool = False
+    view: bool = False
     owned: bool = True
     sources: tuple[_Value, ...] = ()
     readers: int = 0
@@ -117,7 +119,9 @@ class _Program:
         if name == "cond":
             return self.branches(equation, inputs, sizes)
         if name in SAME_BYTES:
-            return list(inputs)
+            view = _Value(sizes[0], fusible=True, view=True)
+            self.add([view], (), inputs)
+            return [view]
         if name in CHEAP or name in COSTLY:
             made = [_Value(size, fusible=True, costly=name in COSTLY) for size in sizes]
             self.add(made, (), inputs, in_place=True)
@@ -181,13 +185,14 @@ class _Program:
         arguments = set(carried)
         for i, op in enumerate(work):
             dying = [value for value in reads[i] if last[value] == i and value.owned]
-            free = collections.Counter(value.size for value in dying) if op.in_place else collections.Counter()
+            direct = _sources(op, views=False) if op.in_place else set()
+            free = collections.Counter(value.size for value in dying if value in direct)
             for value in op.made:
                 if not value.kept:
                     continue
                 if free[value.size]:
                     free[value.size] -= 1
-                    own = next(d for d in dying if d.size == value.size)
+                    own = next(d for d in dying if d.size == value.size and d in direct)
                     dying.remove(own)
                     if own in arguments:
                         arguments.add(value)  # lives in the carried buffer
@@ -226,14 +231,20 @@ class _Program:
         for op in reversed(self.operations):
             for value in op.made:
                 value.kept = not value.fusible or value in must or (value.costly and readers[value] > 1)
+                if value.view and value.kept:
+                    value.kept = False
+                    must.update(op.fuses)
             must.update(op.reads)
             readers.update(set(op.reads) | set(op.fuses))
             for value in op.made:
                 value.sources = tuple(op.reads) + tuple(op.fuses)
 
 
-def _sources(op: _Operation) -> set[_Value]:
-    """The values in memory that an operation reads, through everything that is fused into it."""
+def _sources(op: _Operation, views: bool = True) -> set[_Value]:
+    """The values in memory that an operation reads, through everything that is fused into it.
+
+    Without `views`, only those that it reads element by element in their own shape, so that it may overwrite them.
+    """
     found: set[_Value] = set()
     pending = [*op.reads, *op.fuses]
     seen: set[_Value] = set()
@@ -244,7 +255,7 @@ def _sources(op: _Operation) -> set[_Value]:
         seen.add(value)
         if value.kept:
             found.add(value)
-        else:
+        elif views or not value.view:
             pending.extend(value.sources)
     return found
 
