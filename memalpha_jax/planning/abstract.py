@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax import ShapeDtypeStruct
 
 from memalpha_jax.errors import UserError
 from memalpha_jax.experiment import Config
@@ -20,8 +21,6 @@ from memalpha_jax.policy.sharding import MeshConfig
 from memalpha_jax.rollout.rollout import room_for
 from memalpha_jax.rollout.trajectory import Trajectory
 from memalpha_jax.tools.calls import call_batch_spec
-
-Shape = jax.ShapeDtypeStruct
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,11 +84,11 @@ class Arguments:
     """
 
     state: TrainState
-    base: dict[str, Shape]
-    reference: dict[str, Shape] | None
-    params: dict[str, Shape]
+    base: dict[str, ShapeDtypeStruct]
+    reference: dict[str, ShapeDtypeStruct] | None
+    params: dict[str, ShapeDtypeStruct]
     trajectory: Trajectory
-    advantage_NT: Shape
+    advantage_NT: ShapeDtypeStruct
     episodes: tuple[Any, ...]
 
 
@@ -97,8 +96,10 @@ def abstract_arguments(config: Config, policy: PolicyConfig, rows: int) -> Argum
     """The arguments of both steps; T is `episodes.chunks`."""
     shapes = {name: shape for name, (shape, _) in parameter_shapes(policy).items()}
     adapters = policy.lora.rank > 0
-    trained = {name: Shape(shape, jnp.float32) for name, shape in shapes.items() if not adapters or "_lora_" in name}
-    computed = {name: Shape(shape, policy.dtype) for name, shape in shapes.items()}
+    trained = {
+        name: ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items() if not adapters or "_lora_" in name
+    }
+    computed = {name: ShapeDtypeStruct(shape, policy.dtype) for name, shape in shapes.items()}
     plain = {name: shape for name, shape in computed.items() if "_lora_" not in name}
     optimizer = make_run_optimizer(config)
     T, C = config.episodes.chunks, config.rollout.prompt_tokens
@@ -109,13 +110,13 @@ def abstract_arguments(config: Config, policy: PolicyConfig, rows: int) -> Argum
         reference=plain if config.grpo.objective.kl_coef != 0 else None,
         params=computed,
         trajectory=abstract_trajectory(config, rows),
-        advantage_NT=Shape((rows, T), jnp.float32),
+        advantage_NT=ShapeDtypeStruct((rows, T), jnp.float32),
         episodes=(
             jax.eval_shape(lambda: empty_memory(memory, (rows,))),
             jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows)),
-            Shape((rows, T, C), jnp.int32),
-            Shape((rows, T), jnp.int32),
-            Shape((rows,), jnp.int32),
+            ShapeDtypeStruct((rows, T, C), jnp.int32),
+            ShapeDtypeStruct((rows, T), jnp.int32),
+            ShapeDtypeStruct((rows,), jnp.int32),
         ),
     )
 
@@ -125,8 +126,8 @@ def abstract_trajectory(config: Config, rows: int) -> Trajectory:
     T, rollout = config.episodes.chunks, config.rollout
     P, R, K = rollout.prompt_tokens, rollout.reply_tokens, rollout.max_calls
 
-    def field(*shape: int, dtype: Any = jnp.int32) -> Shape:
-        return Shape((rows, T, *shape), dtype)
+    def field(*shape: int, dtype: Any = jnp.int32) -> ShapeDtypeStruct:
+        return ShapeDtypeStruct((rows, T, *shape), dtype)
 
     memory = room_for(config.memory, rollout, T)
     return Trajectory(

@@ -17,24 +17,27 @@ from typing import Any
 import jax
 from jax.extend.core import Jaxpr, Literal
 
-SAME_BYTES = frozenset("reshape squeeze expand_dims copy optimization_barrier stop_gradient transpose".split())
+SAME_BYTES = {"reshape", "squeeze", "expand_dims", "copy", "optimization_barrier", "stop_gradient", "transpose"}
 """The operand under another shape or layout."""
-CHEAP = frozenset(
-    "abs add add_any and bitcast_convert_type broadcast_in_dim ceil clamp concatenate convert_element_type "
-    "div dynamic_slice eq floor gather ge gt integer_pow iota is_finite le lt max min mul ne neg not or pad "
-    "reduce_precision rem rev round select_n shift_left shift_right_arithmetic shift_right_logical sign slice "
-    "split square sub xor".split()
-)
-"""Fused into every reader, however many there are."""
-COSTLY = frozenset("cos erf erf_inv exp exp2 expm1 log log1p logistic pow rsqrt sin sqrt tanh".split())
+COSTLY = {"cos", "erf", "exp", "exp2", "expm1", "log", "log1p", "logistic", "pow", "rsqrt", "sin", "sqrt", "tanh"}
 """Fused into one reader, kept where there are several."""
-REDUCTIONS = frozenset("argmax argmin reduce_and reduce_max reduce_min reduce_or reduce_prod reduce_sum".split())
+CHEAP = {
+    *("abs", "add", "add_any", "and", "bitcast_convert_type", "broadcast_in_dim", "ceil", "clamp", "concatenate"),
+    *("convert_element_type", "div", "dynamic_slice", "eq", "floor", "gather", "ge", "gt", "integer_pow", "iota"),
+    *("is_finite", "le", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "pad", "reduce_precision", "rem", "rev"),
+    *("round", "select_n", "shift_left", "shift_right_arithmetic", "shift_right_logical", "sign", "slice", "split"),
+    *("square", "sub", "xor"),
+}
+"""Fused into every reader, however many there are."""
+REDUCTIONS = {"argmax", "argmin", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum"}
 """What they read is fused into them; their results are kept."""
-OVERWRITING = frozenset("scatter scatter-add dynamic_update_slice".split())
+OVERWRITING = {"scatter", "scatter-add", "dynamic_update_slice"}
 """The result takes the place of the first operand where nothing else needs that."""
-INLINED = frozenset(
-    "jit pjit closed_call core_call remat2 checkpoint custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr".split()
-)
+INLINED = {
+    *("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint"),
+    *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
+}
+"""Their functions are part of the function that calls them."""
 
 
 def nbytes(tree: Any) -> int:

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 
 from memalpha_jax.experiment import Config
 from memalpha_jax.grpo.learner import update
-from memalpha_jax.planning.abstract import Arguments, Layout, abstract_arguments, make_run_optimizer
+from memalpha_jax.planning.abstract import Layout, abstract_arguments, make_run_optimizer
 from memalpha_jax.planning.liveness import peak_bytes
 from memalpha_jax.policy.config import PolicyConfig
 from memalpha_jax.policy.sharding import rows, tree_shardings
