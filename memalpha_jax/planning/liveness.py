@@ -1,9 +1,9 @@
 """The peak of live bytes of a traced function: an estimate of what a compiler will allocate, without compiling.
 
 The rules are those that XLA follows in the main. Elementwise work is fused into what reads it and takes no memory of
-its own, unless a matrix product, a loop or a kernel has to read it, or it is costly and read more than once. A result
-of elementwise work takes the place of an operand that is not needed any more. The carry of a loop is updated in place,
-and what a loop stacks is allocated whole. Work is done in the order in which it was traced.
+its own, unless a matrix product, a loop or a kernel has to read it, or it is arithmetic that several read. The carry of
+a loop is updated in place, as are donated arguments, and what a loop stacks is allocated whole. Work is done in the
+order in which it was traced.
 """
 
 from __future__ import annotations
@@ -19,16 +19,18 @@ from jax.extend.core import Jaxpr, Literal
 
 SAME_BYTES = {"reshape", "squeeze", "expand_dims", "copy", "optimization_barrier", "stop_gradient", "transpose"}
 """The operand under another shape or layout."""
-COSTLY = {"cos", "erf", "exp", "exp2", "expm1", "log", "log1p", "logistic", "pow", "rsqrt", "sin", "sqrt", "tanh"}
-"""Fused into one reader, kept where there are several."""
-CHEAP = {
-    *("abs", "add", "add_any", "and", "bitcast_convert_type", "broadcast_in_dim", "ceil", "clamp", "concatenate"),
-    *("convert_element_type", "div", "dynamic_slice", "eq", "floor", "gather", "ge", "gt", "integer_pow", "iota"),
-    *("is_finite", "le", "lt", "max", "min", "mul", "ne", "neg", "not", "or", "pad", "reduce_precision", "rem", "rev"),
-    *("round", "select_n", "shift_left", "shift_right_arithmetic", "shift_right_logical", "sign", "slice", "split"),
-    *("square", "sub", "xor"),
+SHARED = {
+    *("broadcast_in_dim", "cos", "div", "erf", "exp", "exp2", "expm1", "log", "log1p", "logistic", "mul", "pow"),
+    *("rsqrt", "select_n", "sin", "sqrt", "tanh"),
 }
-"""Fused into every reader, however many there are."""
+"""Elementwise; fused into one reader, kept where there are several."""
+FUSED = {
+    *("abs", "add", "add_any", "and", "bitcast_convert_type", "ceil", "clamp", "concatenate", "convert_element_type"),
+    *("dynamic_slice", "eq", "floor", "gather", "ge", "gt", "integer_pow", "iota", "is_finite", "le", "lt", "max"),
+    *("min", "ne", "neg", "not", "or", "pad", "reduce_precision", "rem", "rev", "round", "shift_left"),
+    *("shift_right_arithmetic", "shift_right_logical", "sign", "slice", "split", "square", "sub", "xor"),
+}
+"""Elementwise, or a selection; fused into every reader, however many there are."""
 REDUCTIONS = {"argmax", "argmin", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum"}
 """What they read is fused into them; their results are kept."""
 OVERWRITING = {"scatter", "scatter-add", "dynamic_update_slice"}
@@ -65,7 +67,7 @@ class _Value:
 
     size: int
     fusible: bool = False
-    costly: bool = False
+    shared: bool = False
     view: bool = False
     owned: bool = True
     sources: tuple[_Value, ...] = ()
@@ -125,9 +127,9 @@ class _Program:
             view = _Value(sizes[0], fusible=True, view=True)
             self.add([view], (), inputs)
             return [view]
-        if name in CHEAP or name in COSTLY:
-            made = [_Value(size, fusible=True, costly=name in COSTLY) for size in sizes]
-            self.add(made, (), inputs, in_place=True)
+        if name in FUSED or name in SHARED:
+            made = [_Value(size, fusible=True, shared=name in SHARED) for size in sizes]
+            self.add(made, (), inputs)
         else:
             made = [_Value(size) for size in sizes]
             if name in REDUCTIONS:
@@ -172,9 +174,12 @@ class _Program:
         return list(made)
 
     def peak(self, outputs: Sequence, written: Sequence, carried: Sequence = ()) -> int:
-        """Most bytes alive at once besides arguments; `carried` arguments may be overwritten."""
+        """Most bytes alive at once besides arguments.
+
+        `written`: results that go straight into what a loop stacks. `carried`: arguments that may be overwritten.
+        """
         outputs = [value for value in outputs if value is not None]
-        self.add([], outputs, [value for value in written if value is not None])
+        self.add([], outputs, written)
         self._drop_dead()
         self._settle()
         work = [op for op in self.operations if not op.made or any(value.kept for value in op.made)]
@@ -183,37 +188,11 @@ class _Program:
         for i, sources in enumerate(reads):
             last.update(dict.fromkeys(sources, i))
         last.update(dict.fromkeys(outputs, len(work)))
-        live = most = 0
-        room: collections.Counter[int] = collections.Counter()  # sizes of carried buffers that were freed
-        arguments = set(carried)
+        memory = _Memory(set(carried), set(outputs))
         for i, op in enumerate(work):
-            dying = [value for value in reads[i] if last[value] == i and value.owned]
-            direct = _sources(op, views=False) if op.in_place else set()
-            free = collections.Counter(value.size for value in dying if value in direct)
-            for value in op.made:
-                if not value.kept:
-                    continue
-                if free[value.size]:
-                    free[value.size] -= 1
-                    own = next(d for d in dying if d.size == value.size and d in direct)
-                    dying.remove(own)
-                    if own in arguments:
-                        arguments.add(value)  # lives in the carried buffer
-                elif value in outputs and room[value.size]:
-                    room[value.size] -= 1
-                    arguments.add(value)
-                else:
-                    live += value.size
-            most = max(most, live + op.inner)
-            for value in dying:
-                if value in arguments:
-                    room[value.size] += 1
-                else:
-                    live -= value.size
-            for value in op.made:
-                if value.kept and value not in last and value not in arguments:
-                    live -= value.size
-        return most
+            memory.run(op, [value for value in reads[i] if last[value] == i and value.owned])
+            memory.free(value for value in op.made if value.kept and value not in last)
+        return memory.most
 
     def _drop_dead(self) -> None:
         """Leaves out operations whose results nobody reads, and results that nobody reads."""
@@ -233,7 +212,7 @@ class _Program:
         readers: collections.Counter[_Value] = collections.Counter()
         for op in reversed(self.operations):
             for value in op.made:
-                value.kept = not value.fusible or value in must or (value.costly and readers[value] > 1)
+                value.kept = not value.fusible or value in must or (value.shared and readers[value] > 1)
                 if value.view and value.kept:
                     value.kept = False
                     must.update(op.fuses)
@@ -241,6 +220,50 @@ class _Program:
             readers.update(set(op.reads) | set(op.fuses))
             for value in op.made:
                 value.sources = tuple(op.reads) + tuple(op.fuses)
+
+
+@dataclasses.dataclass
+class _Memory:
+    """Bytes alive now and at most.
+
+    Attributes:
+      carried: values that live in the memory of arguments. outputs: values that are results.
+      room: sizes of arguments' memory that is not needed any more.
+    """
+
+    carried: set[_Value]
+    outputs: set[_Value]
+    room: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
+    live: int = 0
+    most: int = 0
+
+    def run(self, op: _Operation, dying: list[_Value]) -> None:
+        """Makes the results of an operation, then frees what nobody reads after it."""
+        direct = _sources(op, views=False)
+        for value in op.made:
+            if value.kept:
+                self._place(value, [v for v in dying if v in direct and v.size == value.size], op.in_place, dying)
+        self.most = max(self.most, self.live + op.inner)
+        self.free(dying)
+
+    def _place(self, value: _Value, candidates: list[_Value], in_place: bool, dying: list[_Value]) -> None:
+        taken = next((v for v in candidates if in_place or v in self.carried), None)
+        if taken is not None:
+            dying.remove(taken)
+            if taken in self.carried:
+                self.carried.add(value)
+        elif value in self.outputs and self.room[value.size]:
+            self.room[value.size] -= 1
+            self.carried.add(value)
+        else:
+            self.live += value.size
+
+    def free(self, values: Iterable[_Value]) -> None:
+        for value in values:
+            if value in self.carried:
+                self.room[value.size] += 1
+            else:
+                self.live -= value.size
 
 
 def _sources(op: _Operation, views: bool = True) -> set[_Value]:
