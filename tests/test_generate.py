@@ -11,9 +11,10 @@ from small_policy import SIZES, random_params
 
 from memalpha_jax.errors import UserError
 from memalpha_jax.policy import generate as generate_module
-from memalpha_jax.policy.generate import SamplingConfig, decode_step, generate, prefill
+from memalpha_jax.policy.generate import decode_step, generate, prefill
 from memalpha_jax.policy.logprobs import reply_logprobs
 from memalpha_jax.policy.model import Qwen3
+from memalpha_jax.policy.sampling import SamplingConfig
 
 N, P, R = 4, 9, 8
 LENGTHS = np.array([9, 1, 5, 7])
@@ -157,7 +158,7 @@ def test_decoding_stops_with_the_longest_reply(params, monkeypatch):
 
     monkeypatch.setattr(generate_module, "decode_step", counted)
     eos_id = int(free.tokens_NR[2, 3])
-    for active, expected in ([False] * N, 0), ([False, False, True, False], 4):
+    for active, expected in ([False] * N, 0), ([False, False, True, False], 3):  # nothing follows the fourth token
         steps.clear()
         sampling = dataclasses.replace(NO_EOS, eos_id=eos_id)
         jitted = jax.jit(lambda p, a, s=sampling: generate(SIZES, p, PROMPTS, LENGTHS, KEYS, a, s))

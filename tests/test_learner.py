@@ -17,9 +17,10 @@ from memalpha_jax.grpo.learner import GRPOConfig, accumulate, init_state, to_blo
 from memalpha_jax.grpo.loss import ObjectiveConfig, policy_loss, token_weights
 from memalpha_jax.memory.state import MemoryConfig, empty_memory
 from memalpha_jax.policy.config import LoraConfig
-from memalpha_jax.policy.generate import SamplingConfig, generate
+from memalpha_jax.policy.generate import generate
 from memalpha_jax.policy.model import Qwen3, init_params
 from memalpha_jax.policy.optimizer import OptimizerConfig, make_optimizer
+from memalpha_jax.policy.sampling import SamplingConfig
 from memalpha_jax.rollout.trajectory import Trajectory
 from memalpha_jax.tools.calls import empty_call_batch
 from memalpha_jax.train import split_params

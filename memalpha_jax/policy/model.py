@@ -17,7 +17,7 @@ import numpy as np
 from flax import linen as nn
 
 from memalpha_jax.errors import UserError
-from memalpha_jax.policy.attention import Causal, attend
+from memalpha_jax.policy.attention import Causal, Shared, attend
 from memalpha_jax.policy.config import PolicyConfig, YarnConfig
 
 INITS = ("qwen3", "copying")
@@ -34,6 +34,8 @@ class LayerCache(NamedTuple):
 KVCache = tuple[LayerCache, ...]
 Params = dict[str, jax.Array]
 """Parameters by name, those of the layers stacked; see `parameter_shapes`."""
+SharedCache = tuple[tuple[Shared, ...], ...]
+"""For each layer what rows have in common, from front to back; () where nothing is."""
 
 
 def rms_norm(x: jax.Array, gain: jax.Array, eps: float) -> jax.Array:
@@ -138,6 +140,8 @@ class Qwen3(nn.Module):
         mask: jax.Array | Causal,
         cache: KVCache | None = None,
         slot: jax.Array | int = 0,
+        shared: SharedCache = (),
+        room: int = 0,
     ) -> tuple[jax.Array, KVCache]:
         """Final normed states [N, T, D] and the new cache.
 
@@ -149,26 +153,28 @@ class Qwen3(nn.Module):
           cache: earlier keys and values; the T new ones are written at `slot`. None: S = T, and the returned
             cache holds this call's keys and values.
           slot: first slot to write, the same for all rows.
+          shared: keys and values in front of the cache that rows have in common.
+          room: slots to leave free behind the T of a new cache.
         """
         c = self.config
         cos_sin = rotary(positions_NT, c)
         x_NTD = self.whole["embed"][tokens_NT].astype(c.dtype)
 
-        def layer(params, x, kv):
-            return decoder_layer(c, params, x, cos_sin, mask, kv, slot)
+        def layer(params, x, kv, before=()):
+            return decoder_layer(c, params, x, cos_sin, mask, kv, slot, before, room)
 
         if c.remat == "layer":
             layer = jax.checkpoint(layer)
         elif c.remat == "dots":
             layer = jax.checkpoint(layer, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
-        if c.scan_layers and cache is None:
+        if c.scan_layers and cache is None and not shared:
             x_NTD, stacked = jax.lax.scan(lambda x, p: layer(p, x, None), x_NTD, self.layers)
             new = tuple(jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(c.layers))
         else:
             new = ()
             for i in range(c.layers):
                 params = jax.tree.map(lambda a, i=i: a[i], self.layers)
-                x_NTD, kv = layer(params, x_NTD, None if cache is None else cache[i])
+                x_NTD, kv = layer(params, x_NTD, cache[i] if cache else None, shared[i] if shared else ())
                 new = (*new, kv)
         return rms_norm(x_NTD, self.whole["norm"], c.norm_eps), new
 
@@ -202,6 +208,8 @@ def decoder_layer(
     mask: jax.Array | Causal,
     cache: LayerCache | None,
     slot: jax.Array | int,
+    shared: tuple[Shared, ...] = (),
+    room: int = 0,
 ) -> tuple[jax.Array, LayerCache]:
     """One pre-norm block: attention, then the gated MLP. Returns the new residual stream and cache."""
     N, T, _ = x_NTD.shape
@@ -220,10 +228,13 @@ def decoder_layer(
         k_NKDT = jax.lax.dynamic_update_slice_in_dim(cache.k_NKDS, k_NKDT, slot, 3)
         v_NKTD = jax.lax.dynamic_update_slice_in_dim(cache.v_NKSD, v_NKTD, slot, 2)
     attention = jax.checkpoint(attend, static_argnums=4) if c.remat == "attention" else attend
-    attended = attention(q, k_NKDT, v_NKTD, mask, c.attention)
+    attended = attention(q, k_NKDT, v_NKTD, mask, c.attention, shared)
     x_NTD = x_NTD + linear(c, p, "o", attended.swapaxes(1, 2).reshape(N, T, c.heads * c.head_dim))
     h = rms_norm(x_NTD, p["mlp_norm"], c.norm_eps)
     x_NTD = x_NTD + linear(c, p, "down", jax.nn.silu(linear(c, p, "gate", h)) * linear(c, p, "up", h))
+    if room:  # here, so that a cache with room is not held beside one without
+        k_NKDT = jnp.pad(k_NKDT, ((0, 0), (0, 0), (0, 0), (0, room)))
+        v_NKTD = jnp.pad(v_NKTD, ((0, 0), (0, 0), (0, room), (0, 0)))
     return x_NTD, LayerCache(k_NKDT, v_NKTD)
 
 

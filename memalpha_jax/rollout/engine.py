@@ -13,7 +13,7 @@ from memalpha_jax.errors import UserError
 from memalpha_jax.memory.render import compile_template
 from memalpha_jax.memory.state import MemoryConfig, empty_memory
 from memalpha_jax.policy.config import PolicyConfig
-from memalpha_jax.policy.generate import SamplingConfig
+from memalpha_jax.policy.sampling import SamplingConfig
 from memalpha_jax.policy.tokenizer import Tokenizer
 from memalpha_jax.rollout.rollout import Engine, RolloutConfig, render_batch
 from memalpha_jax.tools.prompts import load_template

@@ -19,7 +19,8 @@ from memalpha_jax.memory.ops import apply_calls
 from memalpha_jax.memory.render import RenderTables, render_prompt
 from memalpha_jax.memory.state import MemoryConfig, MemoryState, memory_tokens
 from memalpha_jax.policy.config import PolicyConfig
-from memalpha_jax.policy.generate import SamplingConfig, generate
+from memalpha_jax.policy.generate import generate
+from memalpha_jax.policy.sampling import SamplingConfig
 from memalpha_jax.policy.sharding import ROWS
 from memalpha_jax.rollout.trajectory import Trajectory
 from memalpha_jax.tools.calls import CallBatch, call_batch_spec
