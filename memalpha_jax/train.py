@@ -108,9 +108,10 @@ def check_sources(episodes: Sequence[Episode]) -> None:
 class Trainer:
     """One run: everything made once, and `step`, which does one GRPO step."""
 
-    def __init__(self, config: Config, workdir: Workdir):
+    def __init__(self, config: Config, workdir: Workdir, start: Policy | None = None):
+        """`start`: the policy to start from; None takes what the config names."""
         self.config, self.workdir = config, workdir
-        start = starting_policy(config, workdir)
+        start = start or starting_policy(config, workdir)
         assert isinstance(start.tokenizer, SentencePieceTokenizer)  # as load_policy makes it
         self.tokenizer = start.tokenizer
         self.cast = functools.partial(cast, dtype=config.policy.dtype)
