@@ -57,7 +57,7 @@ class Device:
     """The first device: its name, and the best rates seen so far.
 
     Attributes:
-      copy_bandwidth: bytes per second, read and written, of a copy; what is small enough to stay in a cache can be faster.
+      copy_bandwidth: bytes per second, read and written; what is small enough to stay in a cache can be faster.
       matmul_rate: operations per second of a large square product in `dtype`.
     """
 
