@@ -63,6 +63,7 @@ def get_config():
     config.grpo.objective.averaging = "constant"
     config.grpo.minibatches = 2
     config.grpo.block_rows = 8
+    config.grpo.buckets = 4
     config.grpo.optimizer.lr = 6e-4
     config.grpo.optimizer.decay = 0.7
     config.grpo.optimizer.final_lr_share = 0.1

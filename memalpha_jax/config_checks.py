@@ -29,7 +29,7 @@ _AT_LEAST_1 = (
     *("policy.yarn.factor", "policy.yarn.original_positions"),
     *(f"rollout.{name}" for name in ("prompt_tokens", "reply_tokens", "max_calls")),
     *(f"grpo.{name}" for name in ("episodes", "group", "steps", "minibatches", "buckets", "max_skipped")),
-    *("mesh.fsdp", "mesh.tensor", "warmstart.tokenizer_pieces", "warmstart.batch"),
+    *("mesh.fsdp", "mesh.tensor", "warmstart.tokenizer_pieces", "warmstart.batch", "warmstart.buckets"),
     *(f"warmstart.{lesson}.{name}" for lesson in _LESSONS for name in ("lines_min", "pieces_min", "chunks")),
     *("evaluation.episodes", "evaluation.batch", "evaluation.bootstrap"),
     *("run.save_every", "run.keep", "run.evaluate_episodes"),

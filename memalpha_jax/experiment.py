@@ -32,7 +32,7 @@ class WarmStartConfig:
     Attributes:
       tokenizer_pieces: pieces of the SentencePiece model that is trained first.
       batch: rows per step. round_rows: how many rows are made at a time, about.
-      block_rows: as `GRPOConfig.block_rows`.
+      block_rows, buckets: as in `GRPOConfig`.
       optimizer: one schedule over all lessons.
       copy_short, copy_long, revise_short, revise_long, correct, demonstrate: the lessons, in this order.
     """
@@ -41,6 +41,7 @@ class WarmStartConfig:
     batch: int = 32
     round_rows: int = 2048
     block_rows: int = 8
+    buckets: int = 6
     optimizer: OptimizerConfig = OptimizerConfig(
         name="muon", lr=1e-2, warmup=0.02, decay=0.3, b2=0.98, weight_decay=0.0
     )

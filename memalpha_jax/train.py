@@ -11,10 +11,10 @@ tensorboard/, traces/, checkpoints/). The same command goes on where it was stop
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -36,11 +36,12 @@ from memalpha_jax.grpo.advantages import group_advantages, group_ids
 from memalpha_jax.grpo.learner import init_state, update
 from memalpha_jax.metrics_log import MetricsLog
 from memalpha_jax.policy.config import ARCHITECTURE, PolicyConfig
+from memalpha_jax.policy.hugging_face import holds_model
+from memalpha_jax.policy.lora import merge_lora
 from memalpha_jax.policy.model import Params, cast, init_params
 from memalpha_jax.policy.optimizer import make_optimizer
-from memalpha_jax.policy.policy import Policy, load_policy
+from memalpha_jax.policy.policy import Policy, load_policy, resolve
 from memalpha_jax.policy.sharding import make_mesh, row_shards, tree_shardings
-from memalpha_jax.policy.tokenizer import SentencePieceTokenizer
 from memalpha_jax.report.traces import trace_records
 from memalpha_jax.rewards.judge import RulesJudge
 from memalpha_jax.rewards.metrics import score
@@ -58,33 +59,48 @@ COST_STEP = 2
 """The step whose parts are timed: the first one without compilation."""
 
 
-def starting_policy(config: Config, workdir: Workdir) -> Policy:
-    """The policy that training starts from; UserError when there is none, or one of other sizes."""
-    path = Path(config.policy.path) if config.policy.path else workdir.root / "warm_start"
-    if not path.exists():
+def starting_policy(config: Config, workdir: Workdir, mesh: Mesh) -> Policy:
+    """The policy that training starts from, in its shards: a run's checkpoint, or a Hugging Face model.
+
+    Its own dtype is float32, or with adapters, which alone are trained, the policy's. `config` of the result has the
+    sizes it was made with and the settings that this run gives it.
+
+    Raises:
+      UserError: there is none, or a run's is of other sizes than this config; a Hugging Face model decides its own.
+    """
+    folder = resolve(config.policy.path) if config.policy.path else workdir.root / "warm_start"
+    if not folder.exists():
         raise UserError(
-            f"no policy to start from: {path} does not exist; run `python -m memalpha_jax.warmstart` with the same "
-            "--config and --workdir first, or set --config.policy.path to a trained one"
+            f"no policy to start from: {folder} does not exist; run `python -m memalpha_jax.warmstart` with the same "
+            "--config and --workdir first, or set --config.policy.path to a trained one or a Hugging Face model"
         )
-    policy = load_policy(path)
+    policy = load_policy(folder, dtype=config.policy.dtype if config.policy.lora.rank else "float32", mesh=mesh)
+    sizes = {name: getattr(policy.config, name) for name in ARCHITECTURE}
     differing = [
-        f"policy.{name} ({getattr(policy.config, name)} there, {getattr(config.policy, name)} in this config)"
-        for name in ARCHITECTURE
-        if getattr(policy.config, name) != getattr(config.policy, name)
+        f"policy.{name} ({size} there, {getattr(config.policy, name)} in this config)"
+        for name, size in sizes.items()
+        if size != getattr(config.policy, name)
     ]
-    if differing:
+    if differing and not holds_model(folder):
         raise UserError(
-            f"the policy in {path} is another network: {', '.join(differing)}; set these keys to its values"
+            f"the policy in {folder} is another network: {', '.join(differing)}; set these keys to its values"
         )
-    return policy
+    own = dataclasses.replace(config.policy, vocab_size=policy.config.vocab_size, **sizes)
+    params = merge_lora(policy.params, policy.config.lora)
+    return dataclasses.replace(policy, config=own, params=params)
 
 
 def split_params(config: PolicyConfig, params: Params, seed: int) -> tuple[Params, Params]:
-    """What is trained and what is not: all parameters and none; or fresh adapters and all, in the policy's dtype."""
+    """What is trained, and what is not: all parameters and none, or fresh adapters and all."""
     if config.lora.rank == 0:
         return params, {}
-    fresh = init_params(config, jax.random.key(seed))
-    return {name: value for name, value in fresh.items() if name not in params}, cast(params, config.dtype)
+
+    @jax.jit  # which leaves out what is not asked for
+    def adapters() -> Params:
+        fresh = init_params(config, jax.random.key(seed))
+        return {name: value for name, value in fresh.items() if name not in params}
+
+    return adapters(), params
 
 
 def check_shards(config: Config, mesh: Mesh) -> None:
@@ -111,14 +127,12 @@ class Trainer:
     def __init__(self, config: Config, workdir: Workdir, start: Policy | None = None):
         """`start`: the policy to start from; None takes what the config names."""
         self.config, self.workdir = config, workdir
-        start = start or starting_policy(config, workdir)
-        assert isinstance(start.tokenizer, SentencePieceTokenizer)  # as load_policy makes it
-        self.tokenizer = start.tokenizer
-        self.cast = functools.partial(cast, dtype=config.policy.dtype)
         self.mesh = make_mesh(config.mesh)
         check_shards(config, self.mesh)
-        engine = make_engine(config.policy, config.memory, config.rollout, self.tokenizer, mesh=self.mesh)
-        self.policy = engine.policy
+        start = start or starting_policy(config, workdir, self.mesh)
+        self.tokenizer, self.policy = start.tokenizer, start.config
+        self.cast = functools.partial(cast, dtype=self.policy.dtype)
+        engine = make_engine(self.policy, config.memory, config.rollout, self.tokenizer, mesh=self.mesh)
         self.parser = ClockedParser(engine.parser)
         self.engine = engine.with_parser(self.parser)
         count = lambda text: len(self.tokenizer.encode(text))
@@ -149,7 +163,8 @@ class Trainer:
             donate_argnums=0,
             out_shardings=(shardings, None),  # left to itself, XLA would lay out small parameters in another way
         )
-        self.meta = {"config": to_dict(config), "tokenizer": self.tokenizer.files()}
+        made = dataclasses.replace(config, policy=self.policy)
+        self.meta = {"config": to_dict(made), "tokenizer": self.tokenizer.files()}
         policy_now = Policy(self.policy, None, self.tokenizer, config.memory, config.rollout)
         self.writer = PolicyWriter(greedy_engine(policy_now), self.tokenizer, config.evaluation.batch, config.seed)
 

@@ -100,7 +100,7 @@ def test_a_policy_of_other_sizes_is_refused(finished, tmp_path):
 
 def refusal(start: Path, changes: dict) -> str:
     """Why training from `start` cannot begin, before its first step."""
-    config = mini.config({"policy.path": str(start), "grpo.group": 4, **changes})
+    config = mini.config({"policy.path": str(start), "grpo.group": 4, "grpo.block_rows": 0, **changes})
     with pytest.raises(UserError) as error:
         Trainer(config, Workdir(start))
     return str(error.value)

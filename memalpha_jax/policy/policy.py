@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from memalpha_jax.policy.hub import fetch, is_hub_id
 from memalpha_jax.policy.hugging_face_config import read_config, read_json
 from memalpha_jax.policy.model import WHOLE, Qwen3, init_params
 from memalpha_jax.policy.sharding import tree_shardings
-from memalpha_jax.policy.tokenizer import SentencePieceTokenizer, Tokenizer
+from memalpha_jax.policy.tokenizer import SentencePieceTokenizer, StoredTokenizer, Tokenizer
 from memalpha_jax.rollout.rollout import RolloutConfig
 
 DEFAULT_CHUNK_TOKENS = 2048
@@ -47,7 +48,7 @@ class Policy:
 
     config: PolicyConfig
     params: Any
-    tokenizer_or_reason: Tokenizer | str
+    tokenizer_or_reason: StoredTokenizer | str
     memory: MemoryConfig
     rollout: RolloutConfig
     chunk_tokens: int = DEFAULT_CHUNK_TOKENS
@@ -56,7 +57,7 @@ class Policy:
     run_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
-    def tokenizer(self) -> Tokenizer:
+    def tokenizer(self) -> StoredTokenizer:
         """What turns text into its tokens; UserError where the policy came without."""
         if isinstance(self.tokenizer_or_reason, str):
             raise UserError(self.tokenizer_or_reason)
@@ -147,9 +148,9 @@ def _targets(saved: Any, *, dtype: str | None, mesh: Mesh | None) -> Any:
 
 def _base_params(config: PolicyConfig, path: Path, dtype: str | None, mesh: Mesh | None) -> dict[str, jax.Array]:
     """The model that the adapters in `path` were trained on: policy.path, or the warm start of their workdir."""
-    places = [config.path] if config.path else [root / "warm_start" for root in (path, *path.absolute().parents[:2])]
-    base = next((place for place in places if config.path or place.is_dir()), None)
-    if base is None:
+    beside = [root / "warm_start" for root in (path, *path.absolute().parents[:2])]
+    base = config.path or next((str(place) for place in beside if place.is_dir()), "")
+    if not base:
         raise UserError(
             f"the checkpoint in {path} holds adapters only, and neither its config.policy.path nor a warm_start "
             "beside it says of which model"
@@ -202,7 +203,7 @@ def _load_hugging_face(folder: Path, dtype: str, mesh: Mesh | None) -> Policy:
     return Policy(config, params, tokenizer, path=str(folder), **settings)
 
 
-def _tokenizer_in(folder: Path) -> Tokenizer | str:
+def _tokenizer_in(folder: Path) -> StoredTokenizer | str:
     """The tokenizer of a Hugging Face folder, or the sentence that says why there is none."""
     if all((folder / name).is_file() for name in SENTENCEPIECE_FILES):
         return SentencePieceTokenizer.load(folder)
@@ -211,7 +212,7 @@ def _tokenizer_in(folder: Path) -> Tokenizer | str:
     return f"{folder} has no tokenizer (no tokenizer.json); put the tokenizer files of the model there"
 
 
-def tokenizer_from_files(files: Mapping[str, bytes]) -> Tokenizer:
+def tokenizer_from_files(files: Mapping[str, bytes]) -> StoredTokenizer:
     """The tokenizer whose `files()` a checkpoint holds."""
     if any(name in files for name in SENTENCEPIECE_FILES) or not files:
         return SentencePieceTokenizer.from_files(files)
@@ -220,9 +221,7 @@ def tokenizer_from_files(files: Mapping[str, bytes]) -> Tokenizer:
 
 def _tokenizer_files() -> Any:
     # Only policies with a Hugging Face tokenizer pay for importing that library.
-    from memalpha_jax.policy import tokenizer_files
-
-    return tokenizer_files
+    return importlib.import_module("memalpha_jax.policy.tokenizer_files")
 
 
 def policy_config(sections: Mapping[str, Any], tokenizer: Tokenizer) -> PolicyConfig:

@@ -54,7 +54,11 @@ def make_engine(
         rollout=rollout,
         sampling=SamplingConfig(rollout.reply_tokens, temperature, tokenizer.eos_id),
         tables=compile_template(
-            load_template(rollout.template), tokenizer, memory, tools_text(rollout.wire, memory.enabled)
+            load_template(rollout.template),
+            tokenizer,
+            memory,
+            tools_text(rollout.wire, memory.enabled),
+            rollout.thinking,
         ),
         parser=parser,
         mesh=mesh,

@@ -35,6 +35,8 @@ class RolloutConfig:
     prompt_tokens: P, budget of a rendered prompt. reply_tokens: R. max_calls: K, calls kept of one reply.
     temperature: of sampling while training.
     wire: "qwen_agent" or "hermes". template: name or path of the prompt template.
+    thinking: whether the prompt lets the reply begin with thinking, which counts towards R; the template must provide
+        for it.
     """
 
     prompt_tokens: int = 6144
@@ -43,6 +45,7 @@ class RolloutConfig:
     temperature: float = 1.0
     wire: str = "qwen_agent"
     template: str = "qwen_agent"
+    thinking: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
