@@ -13,6 +13,7 @@ import pytest
 import torch
 from small_policy import SIZES as SMALL
 from small_policy import random_params
+from torch.utils.flop_counter import FlopCounterMode
 
 from memalpha_jax.bench import Options, bench, command_of
 from memalpha_jax.benchmarks import peer as peer_module
@@ -35,7 +36,7 @@ def counted_by_torch(config, tokens_NT, **options) -> int:
     """Operations of products in a forward pass of transformers' model, as torch counts them."""
     model = Peer(config, random_params(config), "float32").model
     model.set_attn_implementation("eager")
-    with torch.utils.flop_counter.FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.tensor(tokens_NT, dtype=torch.long), **options)
     return counter.get_total_flops()
 
