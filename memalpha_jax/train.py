@@ -127,11 +127,12 @@ def check_sources(episodes: Sequence[Episode]) -> None:
 class Trainer:
     """One run: everything made once, and `step`, which does one GRPO step."""
 
-    def __init__(self, config: Config, workdir: Workdir):
+    def __init__(self, config: Config, workdir: Workdir, start: Policy | None = None):
+        """`start`: the policy to start from; None takes what the config names."""
         self.config, self.workdir = config, workdir
         self.mesh = make_mesh(config.mesh)
         check_shards(config, self.mesh)
-        start = starting_policy(config, workdir, self.mesh)
+        start = start or starting_policy(config, workdir, self.mesh)
         self.tokenizer, self.policy = start.tokenizer, start.config
         self.cast = functools.partial(cast, dtype=self.policy.dtype)
         engine = make_engine(self.policy, config.memory, config.rollout, self.tokenizer, mesh=self.mesh)
