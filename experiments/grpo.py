@@ -3,9 +3,10 @@
     python -m memalpha_jax.train --config=experiments/grpo.py --workdir=runs/grpo \\
         --config.policy.path=/path/to/Qwen3-4B --config.episodes.path=/path/to/train-v1.1.json
 
-Hardware: eight GPUs of 141 GB (--config.mesh.fsdp=8, launch/slurm.sbatch) or a v5p-32 slice (launch/tpu_pod.sh). The
-cache of a trajectory takes 1.2 GB at 8,192 tokens, so the 256 of a step take 309 GB, beside 72 GB of weights, optimizer
-and gradient. One H200 holds 32 of them: --config.grpo.episodes=4 fits there, and is another, noisier run.
+Hardware: one GPU of 141 GB, eight of them (--config.mesh.fsdp=8, launch/slurm.sbatch) or a v5p-32 slice
+(launch/tpu_pod.sh). Weights, optimizer and gradient take 72 GB, and the cache of a trajectory 1.2 GB at 8,192 tokens:
+the 256 of a step would take 309 GB, so they are rolled out 32 at a time (rollout.rows; raise it where there is room).
+`python -m memalpha_jax.plan --config=experiments/grpo.py --topology=1xh200` has the details.
 Expected time: two days on eight H200, by arithmetic and not measured: 2,560 replies a step of 3,500 prompt and 600
 reply tokens (assumed), at 40 % of 600 TFLOP/s and half of the bandwidth of memory and links, take 12 minutes.
 Published score: 0.642 on validation (printed; the mean of its seven cells is 0.619), 0.592 on MemoryAgentBench.
@@ -97,6 +98,7 @@ def get_config():
     config.grpo.optimizer.clip_norm = 1.0
 
     # What fits. The rows of a block must be a multiple of the devices that share them.
+    config.rollout.rows = 32
     config.grpo.block_rows = 8
     config.grpo.buckets = 4
     config.grpo.logprob_slice = 128

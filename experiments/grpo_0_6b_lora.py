@@ -35,6 +35,7 @@ def get_config():
     config.rollout.prompt_tokens = 1536
     config.rollout.reply_tokens = 512
     config.rollout.max_calls = 16
+    config.rollout.rows = 0  # all 16 of a step at once
 
     # Adapters start at zero and take larger steps than weights.
     config.grpo.episodes = 2
