@@ -57,7 +57,7 @@ def get_config():
     # Learning.
     config.grpo.episodes = 16
     config.grpo.group = 8
-    config.grpo.steps = 50
+    config.grpo.steps = 70
     config.grpo.grouping = "chunk"
     config.grpo.scale = "batch"
     config.grpo.objective.averaging = "constant"

@@ -37,7 +37,7 @@ _AT_LEAST_1 = (
 _AT_LEAST_0 = (
     *("seed", "episodes.seed", "mesh.data", "run.trace_every", "run.evaluate_every", "rollout.temperature"),
     *("policy.vocab_size", "policy.max_positions", "policy.lora.rank", "policy.yarn.attention_factor"),
-    *("grpo.block_rows", "grpo.logprob_slice", "warmstart.block_rows", "evaluation.first"),
+    *("rollout.rows", "grpo.block_rows", "grpo.logprob_slice", "warmstart.block_rows", "evaluation.first"),
     *(f"grpo.objective.{name}" for name in ("clip_low", "clip_high", "dual_clip", "kl_coef")),
     *(f"warmstart.{lesson}.{name}" for lesson in _LESSONS for name in ("steps", "stored")),
     *(f"{o}.{name}" for o in _OPTIMIZERS for name in ("lr", "weight_decay", "adam_share", "clip_norm")),
@@ -106,6 +106,11 @@ def _relation_faults(config: Config) -> Iterator[str]:
     N = grpo.episodes * grpo.group
     if N % grpo.minibatches:
         yield f"grpo.minibatches is {grpo.minibatches}; it must divide grpo.episodes x grpo.group, {N}"
+    if config.rollout.rows and (N % config.rollout.rows or config.rollout.rows % grpo.group):
+        yield (
+            f"rollout.rows is {config.rollout.rows}; it must divide grpo.episodes x grpo.group, {N}, into whole groups "
+            f"of {grpo.group}"
+        )
     rows = N // grpo.minibatches
     if grpo.block_rows and rows % min(grpo.block_rows, rows):
         yield f"grpo.block_rows is {grpo.block_rows}; it must divide the {rows} trajectories of a minibatch"

@@ -13,6 +13,7 @@ from ml_collections import config_dict
 
 from memalpha_jax.config import to_dict
 from memalpha_jax.config_checks import check_config
+from memalpha_jax.distributed import is_first
 from memalpha_jax.episodes.sources import EpisodesConfig
 from memalpha_jax.grpo.learner import GRPOConfig
 from memalpha_jax.memory.state import MemoryConfig
@@ -114,8 +115,8 @@ MAY_CHANGE = ("run", "evaluation", "grpo.steps")
 
 
 def open_run(config: Config) -> Workdir:
-    """The workdir of the `--workdir` flag, made for or matching `config`; turns progress logging on."""
-    logging.set_verbosity(logging.INFO)
+    """The workdir of the `--workdir` flag, made for or matching `config`; the first process logs its progress."""
+    logging.set_verbosity(logging.INFO if is_first() else logging.WARNING)
     return open_workdir(flags.FLAGS.workdir, to_dict(config), may_change=MAY_CHANGE)
 
 

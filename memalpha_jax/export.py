@@ -64,9 +64,7 @@ def export(policy: Policy, output: Path, *, merge: bool, dtype: str | None, file
             lora, base = policy.config.lora, policy.config.path
             write_adapter(folder, lora, policy.params, dtype=dtype, base=base)
         if not isinstance(policy.tokenizer_or_reason, str):
-            files: Mapping[str, bytes] = policy.tokenizer.files()  # type: ignore[attr-defined]  # it came from files
-            for name, content in files.items():
-                (folder / name).write_bytes(content)
+            policy.tokenizer.save(folder)
         if policy.run_config:
             _write_json(folder / RUN_CONFIG, policy.run_config)
         card = model_card(policy, final_metrics(policy), merged=merge)

@@ -22,10 +22,12 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
+from memalpha_jax import distributed
 from memalpha_jax.checkpoints import Checkpoints, abstract
 from memalpha_jax.command_line import define_flags, load_config_flag
 from memalpha_jax.comparison import greedy_engine
 from memalpha_jax.config import to_dict
+from memalpha_jax.distributed import all_or_none, gather, is_first, say, together
 from memalpha_jax.episodes.episode import Episode
 from memalpha_jax.episodes.iterator import EpisodeIterator
 from memalpha_jax.episodes.sources import load_episodes
@@ -41,13 +43,13 @@ from memalpha_jax.policy.lora import merge_lora
 from memalpha_jax.policy.model import Params, cast, init_params
 from memalpha_jax.policy.optimizer import make_optimizer
 from memalpha_jax.policy.policy import Policy, load_policy, resolve
-from memalpha_jax.policy.sharding import make_mesh, row_shards, tree_shardings
+from memalpha_jax.policy.sharding import check_rows, make_mesh, own_part, place, row_shards, tree_shardings
 from memalpha_jax.report.traces import trace_records
 from memalpha_jax.rewards.judge import RulesJudge
 from memalpha_jax.rewards.metrics import score
 from memalpha_jax.rewards.reader import ExtractiveReader
 from memalpha_jax.rewards.reward import reward_metrics
-from memalpha_jax.rewards.scoring import Scorer
+from memalpha_jax.rewards.scoring import Scorer, of_all_rows
 from memalpha_jax.rollout.collect import make_collector
 from memalpha_jax.rollout.cost import ClockedParser, time_parts
 from memalpha_jax.rollout.engine import make_engine
@@ -106,9 +108,10 @@ def split_params(config: PolicyConfig, params: Params, seed: int) -> tuple[Param
 def check_shards(config: Config, mesh: Mesh) -> None:
     """Raises UserError when the trajectories of a step, or of a block, cannot be dealt out evenly to the devices."""
     grpo, shards = config.grpo, row_shards(mesh)
+    check_rows(mesh, grpo.episodes, grpo.group)
     N = grpo.episodes * grpo.group
     M = N // grpo.minibatches
-    for name, rows in ("grpo.episodes x grpo.group", N), ("grpo.block_rows", min(grpo.block_rows, M) or M):
+    for name, rows in ("grpo.block_rows", min(grpo.block_rows, M) or M), ("rollout.rows", config.rollout.rows or N):
         if rows % shards:
             raise UserError(
                 f"{name} is {rows}, which {shards} shards do not divide (mesh.data x mesh.fsdp); change either"
@@ -124,11 +127,12 @@ def check_sources(episodes: Sequence[Episode]) -> None:
 class Trainer:
     """One run: everything made once, and `step`, which does one GRPO step."""
 
-    def __init__(self, config: Config, workdir: Workdir):
+    def __init__(self, config: Config, workdir: Workdir, start: Policy | None = None):
+        """`start`: the policy to start from; None takes what the config names."""
         self.config, self.workdir = config, workdir
         self.mesh = make_mesh(config.mesh)
         check_shards(config, self.mesh)
-        start = starting_policy(config, workdir, self.mesh)
+        start = start or starting_policy(config, workdir, self.mesh)
         self.tokenizer, self.policy = start.tokenizer, start.config
         self.cast = functools.partial(cast, dtype=self.policy.dtype)
         engine = make_engine(self.policy, config.memory, config.rollout, self.tokenizer, mesh=self.mesh)
@@ -147,8 +151,8 @@ class Trainer:
         trained, base = split_params(self.policy, start.params, config.seed)
         state = init_state(trained, self.optimizer)
         shardings = tree_shardings(state, self.mesh)
-        self.state = jax.device_put(state, shardings)
-        self.base = jax.device_put(base, tree_shardings(base, self.mesh))
+        self.state = place(state, self.mesh)
+        self.base = place(base, self.mesh)
         self.reference = self._reference() if config.grpo.objective.kl_coef != 0 else None
         self.update = jax.jit(
             functools.partial(
@@ -200,11 +204,14 @@ class Trainer:
         trajectory, batch = jax.block_until_ready(self.collect(self.params(), step, indices))
         rolled = clock()
         G = config.grpo.group
-        episodes_N = [self.episodes[i] for i in indices for _ in range(G)]
-        episode_N = np.repeat(np.asarray(indices), G)
+        own = np.asarray(batch.episode_index_B).tolist()
+        own_N = [self.episodes[i] for i in own for _ in range(G)]
         chunk_tokens_N = np.repeat(np.asarray(batch.chunk_len_BT).sum(axis=1), G)
-        rewards, applied, answers = self.scorer.score(trajectory, episodes_N, chunk_tokens_N, episode_N)
-        sources = [episode.data_source for episode in episodes_N]
+        scored_by_this_process = lambda: self.scorer.score(trajectory, own_N, chunk_tokens_N, np.repeat(own, G))
+        own_rewards, own_calls, answers = together(scored_by_this_process)
+        rewards, applied = of_all_rows(own_rewards, own_calls, self.mesh, len(indices) * G)
+        episode_N = np.repeat(np.asarray(indices), G)
+        sources = [self.episodes[i].data_source for i in episode_N]
         _, source_N = np.unique(sources, return_inverse=True)
         group_NT = group_ids(config.grpo.grouping, episode_N, source_N, rewards.total_NT.shape[1])
         advantage_NT = group_advantages(rewards.total_NT, rewards.chunk_mask_NT, group_NT, config.grpo.scale)
@@ -222,8 +229,10 @@ class Trainer:
         metrics |= {f"update/{name}": float(value) for name, value in learned.items()}
         metrics |= {"update/skipped": int(self.state.skipped)}
         if is_watched(step, config.run.trace_every, config.grpo.steps):
-            records = trace_records(trajectory, episodes_N, rewards, answers, self.tokenizer, every=G)
-            write_traces(self.workdir, step, records)
+            records = trace_records(own_part(trajectory), own_N, own_rewards, answers, self.tokenizer, every=G)
+            record_of = dict(pair for pairs in gather(list(zip(own, records, strict=True))) for pair in pairs)
+            if is_first():
+                write_traces(self.workdir, step, [record_of[i] for i in indices])
         if step == COST_STEP:
             timings |= time_parts(self.engine, self.params(), trajectory, G)
         if int(self.state.skipped_in_a_row) >= config.grpo.max_skipped:
@@ -294,22 +303,26 @@ def train(config: Config, workdir: Workdir) -> None:
                 log_step(step, total, metrics, timings)
                 if step == COST_STEP:
                     log_cost(timings)
-                if stop.requested or is_due(step, config.run.save_every, total):
+                stopped_by = "".join(dict.fromkeys(gather(stop.name)))  # all processes leave at the same step
+                if stopped_by or is_due(step, config.run.save_every, total):
                     trainer.save(checkpoints, step)
-                if stop.requested:
-                    print(f"{stop.name}: saved step {step} of {total}; the same command goes on from there")
+                if stopped_by:
+                    say(f"{stopped_by}: saved step {step} of {total}; the same command goes on from there")
                     return
-    print(f"training finished: {workdir.checkpoints}")
+    say(f"training finished: {workdir.checkpoints}")
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
     config = load_config_flag(Config)
-    workdir = open_run(config)
-    with exclusive(workdir):
-        train(config, workdir)
+    distributed.initialize()
+    with all_or_none():
+        workdir = open_run(config)
+        with exclusive(workdir):
+            train(config, workdir)
 
 
 if __name__ == "__main__":
     define_flags()
+    distributed.define_flags()
     run_main(main)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import transformers
 
+torch.set_num_threads(1)  # more only get in each other's way at this size
 SIZES: dict[str, Any] = {
     "vocab_size": 96,
     "hidden_size": 32,

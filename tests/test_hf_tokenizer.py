@@ -251,13 +251,15 @@ def test_damaged_files_and_a_tokenizer_without_an_end_are_refused(small):
         HuggingFaceTokenizer.from_files({**endless, "tokenizer_config.json": json.dumps(config).encode()})
 
 
-def test_added_tokens_among_the_pieces_stay_out_of_text(small):
+@pytest.mark.parametrize("whole_words", [False, True])
+def test_added_tokens_among_the_pieces_stay_out_of_text(small, whole_words):
     """Some folders list control tokens as pieces, and merges might even spell them."""
     (word,) = {
         piece for piece in json.loads((small / "tokenizer.json").read_text())["model"]["vocab"] if piece == "Kelora"
     }
 
     def add(spec):
+        spec["model"]["ignore_merges"] = whole_words  # then a word that is a piece is taken as it is
         id = spec["model"]["vocab"][word]
         spec["added_tokens"].insert(0, {**spec["added_tokens"][0], "id": id, "content": word, "special": True})
         spec["added_tokens"].sort(key=lambda token: token["id"])

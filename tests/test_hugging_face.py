@@ -1,6 +1,7 @@
 """Hugging Face folders: torch is the oracle for numbers, and every broken folder gets a sentence."""
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import hugging_face_models as hf
+import huggingface_hub
 import jax
 import jax.numpy as jnp
 import mini
@@ -16,6 +18,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.numpy import load_file, save_file
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -31,6 +34,7 @@ from memalpha_jax.policy.logprobs import reply_logprobs
 from memalpha_jax.policy.model import Qwen3, rotary_frequencies
 from memalpha_jax.policy.sampling import SamplingConfig
 from memalpha_jax.policy.sharding import MeshConfig, make_mesh, tree_shardings
+from memalpha_jax.policy.tokenizer import SentencePieceTokenizer
 
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(0, hf.SIZES["vocab_size"], (2, 24))
@@ -38,13 +42,19 @@ FILE = Path("config.json")
 
 
 def logits(config: PolicyConfig, params, tokens_NT, first_position: int = 0) -> np.ndarray:
-    def run(params):
-        positions = jnp.broadcast_to(jnp.arange(tokens_NT.shape[1]) + first_position, tokens_NT.shape)
-        model = Qwen3(config)
+    positions = np.broadcast_to(np.arange(tokens_NT.shape[1]) + first_position, tokens_NT.shape)
+    return np.asarray(_forward(config)(params, tokens_NT, positions))
+
+
+@functools.cache
+def _forward(config: PolicyConfig):
+    model = Qwen3(config)
+
+    def run(params, tokens_NT, positions):
         hidden, _ = model.apply({"params": params}, tokens_NT, positions, Causal(), method="hidden")
         return model.apply({"params": params}, hidden, method="logits")
 
-    return np.asarray(jax.jit(run)(params))
+    return jax.jit(run)
 
 
 MODELS = {
@@ -85,10 +95,10 @@ def test_positions_of_a_long_context_turn_as_in_torch(tmp_path):
 @pytest.mark.parametrize("yarn", [None, hf.YARN, {**hf.YARN, "factor": 1.0}, {**hf.YARN, "truncate": False}])
 @pytest.mark.parametrize("theta", [1e4, 1e6])
 def test_frequencies_are_those_of_transformers(yarn, theta):
-    from transformers import Qwen3Config
-
     original = {} if yarn is None else {"original_max_position_embeddings": 32768}
-    config = Qwen3Config(head_dim=128, rope_theta=theta, rope_scaling={**yarn, **original} if yarn else None)
+    config = transformers.Qwen3Config(
+        head_dim=128, rope_theta=theta, rope_scaling={**yarn, **original} if yarn else None
+    )
     ours = policy_config({**config.to_dict(), "architectures": ["Qwen3ForCausalLM"]}, FILE)
     if yarn is None:
         expected, factor = 1 / theta ** (torch.arange(0, 128, 2, dtype=torch.int64).float() / 128), 1.0
@@ -229,7 +239,7 @@ def test_every_bfloat16_survives(folders, folder):
     np.testing.assert_array_equal(np.asarray(params["head"]).view(np.uint16), bits[::-1])
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2), (1, 4, 2)])
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 4, 2)])
 def test_shards_hold_what_the_whole_does(folders, sizes, monkeypatch):
     monkeypatch.setattr(hugging_face, "PIECE_BYTES", 700)  # several pieces to a tensor
     config, mesh = read_config(folders["several"]), make_mesh(MeshConfig(*sizes))
@@ -285,7 +295,7 @@ print(status("VmHWM") - before, sum(value.nbytes for value in params.values()))
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_peak_memory_is_the_destination_and_a_part_of_the_largest_tensor(folders, tmp_path, dtype):
     sizes = {
-        "vocab_size": 60_000,
+        "vocab_size": 100_000,
         "hidden_size": 512,
         "intermediate_size": 2048,
         "num_hidden_layers": 4,
@@ -335,6 +345,9 @@ def test_log_probs_of_a_padded_batch_are_those_of_torch(tmp_path):
 @pytest.mark.parametrize(("kind", "seed"), [("qwen3", 0), ("qwen2", 1)])
 def test_greedy_replies_are_those_of_torch_token_for_token(kind, seed, tmp_path):
     model = hf.random_model(kind, max_position_embeddings=256)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            value.mul_(2.5 if "proj.weight" in name else 1)  # smaller ones soon repeat themselves
     config = read_config(hf.save(model, tmp_path))
     lengths = np.array([17, 5, 11])
     prompt = np.random.default_rng(seed).integers(0, 96, (3, 17))
@@ -342,18 +355,23 @@ def test_greedy_replies_are_those_of_torch_token_for_token(kind, seed, tmp_path)
     keys = jax.random.split(jax.random.key(0), 3)
     run = jax.jit(lambda params, *rest: generate(config, params, *rest, sampling))
     replies = run(load_params(tmp_path, config), prompt, lengths, keys, np.ones(3, bool))
-    for n, length in enumerate(lengths):
-        options = {"max_new_tokens": 128, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-        expected = model.generate(torch.as_tensor(prompt[n : n + 1, :length]), **options)[0, length:].numpy()
-        assert len(set(expected.tolist())) > 10  # not a loop of a few tokens
-        np.testing.assert_array_equal(np.asarray(replies.tokens_NR[n]), expected)
+
+    padded = np.stack([np.roll(row, 17 - length) for row, length in zip(prompt, lengths, strict=True)])
+    mask = np.arange(17) >= 17 - lengths[:, None]
+    options = {"max_new_tokens": 128, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    inputs = {"attention_mask": torch.as_tensor(mask, dtype=torch.int64)}
+    expected = model.generate(torch.as_tensor(padded), **inputs, **options)[:, 17:].numpy()
+    assert all(len(set(row)) > 20 for row in expected.tolist())
+    np.testing.assert_array_equal(np.asarray(replies.tokens_NR), expected)
 
 
 def test_a_policy_without_tokenizer_loads(folders):
     policy = load_policy(folders["single"])
     assert policy.config == read_config(folders["single"])
     assert policy.step == 0
-    expected = hf.torch_logits(hf.random_model(tie_word_embeddings=False).bfloat16().float(), TOKENS[:1])
+    options = {"dtype": torch.float32, "attn_implementation": "eager"}
+    model = transformers.AutoModelForCausalLM.from_pretrained(folders["single"], **options)
+    expected = hf.torch_logits(model, TOKENS[:1])
     np.testing.assert_allclose(policy.logits(TOKENS[0]), expected[0], atol=1e-5)
     with pytest.raises(UserError, match=r"no tokenizer.*tokenizer\.json"):
         _ = policy.tokenizer
@@ -444,7 +462,7 @@ def test_a_wrong_index_is_told(folders, tmp_path):
 
 def test_folders_that_are_no_models_are_told(folder):
     hf.change_config(folder, intermediate_size=56)  # the config of another model
-    with pytest.raises(UserError, match=r"shape \(48, 32\).*config\.json makes it \(56, 32\)"):
+    with pytest.raises(UserError, match=r"shape \(32, 48\).*config\.json makes it \(32, 56\)"):
         load_policy(folder)
     (folder / "config.json").write_text('{"architectures": ')
     with pytest.raises(UserError, match=r"cannot read .*config\.json"):
@@ -452,7 +470,6 @@ def test_folders_that_are_no_models_are_told(folder):
     (folder / "config.json").unlink()
     with pytest.raises(UserError, match=r"no config\.json"):
         load_policy(folder)
-    shutil.copy(folder.parent.parent / "none", folder) if False else None
     (folder / "config.json").write_text(json.dumps(published()))
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"neither model\.safetensors.*pytorch_model\.bin"):
@@ -462,8 +479,6 @@ def test_folders_that_are_no_models_are_told(folder):
 
 
 def test_a_tokenizer_of_another_model_is_refused(folder):
-    from memalpha_jax.policy.tokenizer import SentencePieceTokenizer
-
     texts = [f"Kelora lives in {place} since {year}." for place in ("Rome", "Oslo") for year in range(50)]
     SentencePieceTokenizer.train(texts, 320).save(folder)
     with pytest.raises(UserError, match=r"tokenizer has \d+ ids, but the embedding only 96 rows"):
@@ -490,8 +505,6 @@ def test_without_a_network_the_error_says_what_was_wanted_and_what_to_do():
 
 
 def test_a_hub_name_is_fetched_config_first(folders, monkeypatch):
-    import huggingface_hub
-
     asked: list[str] = []
 
     def config(name, file):

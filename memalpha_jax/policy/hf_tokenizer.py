@@ -113,9 +113,7 @@ def _auto_tokenizer(files: Mapping[str, bytes]) -> Any:
         for name, content in files.items():
             Path(folder, name).write_bytes(content)
         try:
-            wrapped = transformers.AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False, use_fast=True
-            )
+            wrapped = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:  # transformers raises whatever its parsers meet in a broken file
             first_line = str(error).strip().split("\n")[0]
             raise UserError(f"transformers cannot read the tokenizer's files: {first_line}") from error

@@ -28,7 +28,7 @@ from memalpha_jax.policy.hugging_face_config import read_json
 from memalpha_jax.policy.model import parameter_shapes
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-PIECE_BYTES = 16 << 20
+PIECE_BYTES = 8 << 20
 NUMBERS = ("F32", "F16", "BF16")
 
 WHOLE_NAMES = {"embed": "model.embed_tokens.weight", "norm": "model.norm.weight", "head": "lm_head.weight"}

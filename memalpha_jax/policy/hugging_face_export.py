@@ -6,17 +6,19 @@ Tensors are taken from the device one layer at a time; the host holds those of o
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
 from memalpha_jax.errors import UserError
 from memalpha_jax.policy.config import LoraConfig, PolicyConfig
-from memalpha_jax.policy.hugging_face import INDEX, LAYER_NAMES, SINGLE, tensors
+from memalpha_jax.policy.hugging_face import INDEX, LAYER_NAMES, SINGLE, Tensor, tensors
 
 METADATA = {"format": "pt"}
 """transformers refuses files without it."""
@@ -36,11 +38,12 @@ def write_weights(
       dtype: of the files, "float32" or "bfloat16".
       file_bytes: most bytes of one file, except where a single tensor has more.
     """
-    item = np.dtype(jax.numpy.dtype(dtype)).itemsize
-    sizes = {name: item * int(np.prod(tensor.shape)) for name, tensor in tensors(config).items()}
+    item = jnp.dtype(dtype).itemsize
+    table = tensors(config)
+    sizes = {name: item * math.prod(tensor.shape) for name, tensor in table.items()}
     files = _split(sizes, file_bytes)
     for file in files:
-        held = {name: _tensor(config, params, name, dtype) for name in file.tensors}
+        held = {name: _stored(params, table[name], dtype) for name in file.tensors}
         save_file(held, folder / file.name, METADATA)
     if len(files) > 1:
         places = {name: file.name for file in files for name in file.tensors}
@@ -64,9 +67,8 @@ def _split(sizes: Mapping[str, int], file_bytes: int) -> list[_File]:
     return [_File(f"model-{i:05d}-of-{count:05d}.safetensors", tuple(group)) for i, group in enumerate(groups, 1)]
 
 
-def _tensor(config: PolicyConfig, params: Mapping[str, jax.Array], name: str, dtype: str) -> np.ndarray:
+def _stored(params: Mapping[str, jax.Array], tensor: Tensor, dtype: str) -> np.ndarray:
     """One tensor as the files have it: [out, in], contiguous."""
-    tensor = tensors(config)[name]
     value = params[tensor.parameter]
     return _host(value if tensor.layer is None else value[tensor.layer].T, dtype)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,18 @@ from memalpha_jax.policy import hugging_face
 from memalpha_jax.policy.config import PolicyConfig
 from memalpha_jax.policy.hub import fetch, is_hub_id
 from memalpha_jax.policy.hugging_face_config import read_config, read_json
+from memalpha_jax.policy.lora import merge_lora
 from memalpha_jax.policy.model import WHOLE, Qwen3, init_params
 from memalpha_jax.policy.sharding import tree_shardings
-from memalpha_jax.policy.tokenizer import SentencePieceTokenizer, StoredTokenizer, Tokenizer
+from memalpha_jax.policy.tokenizer import StoredTokenizer, Tokenizer
+from memalpha_jax.policy.tokenizer_files import load_tokenizer, tokenizer_from_files
 from memalpha_jax.rollout.rollout import RolloutConfig
 
 DEFAULT_CHUNK_TOKENS = 2048
 RUN_CONFIG = "training_config.json"
 """In our exports: the config of the run, for the settings that a Hugging Face config.json has no place for."""
-SENTENCEPIECE_FILES = ("tokenizer.model", "frames.json")
+TOKENIZER_MARKS = ("frames.json", "tokenizer.json", "vocab.json")
+"""Without one of these a folder has no tokenizer; with one, an incomplete or unknown tokenizer is an error."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -156,9 +158,10 @@ def _base_params(config: PolicyConfig, path: Path, dtype: str | None, mesh: Mesh
             "beside it says of which model"
         )
     try:
-        return load_policy(base, dtype=dtype, mesh=mesh).params
+        policy = load_policy(base, dtype=dtype, mesh=mesh)
     except UserError as error:
         raise UserError(f"the checkpoint in {path} holds adapters of {base}, which cannot be read: {error}") from error
+    return merge_lora(policy.params, policy.config.lora)  # training with adapters starts by merging older ones
 
 
 def _with_vocabulary(config: PolicyConfig, params: Any, tokenizer: Tokenizer, where: str) -> PolicyConfig:
@@ -205,23 +208,9 @@ def _load_hugging_face(folder: Path, dtype: str, mesh: Mesh | None) -> Policy:
 
 def _tokenizer_in(folder: Path) -> StoredTokenizer | str:
     """The tokenizer of a Hugging Face folder, or the sentence that says why there is none."""
-    if all((folder / name).is_file() for name in SENTENCEPIECE_FILES):
-        return SentencePieceTokenizer.load(folder)
-    if (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file():
-        return _tokenizer_files().load_tokenizer(folder)
-    return f"{folder} has no tokenizer (no tokenizer.json); put the tokenizer files of the model there"
-
-
-def tokenizer_from_files(files: Mapping[str, bytes]) -> StoredTokenizer:
-    """The tokenizer whose `files()` a checkpoint holds."""
-    if any(name in files for name in SENTENCEPIECE_FILES) or not files:
-        return SentencePieceTokenizer.from_files(files)
-    return _tokenizer_files().tokenizer_from_files(files)
-
-
-def _tokenizer_files() -> Any:
-    # Only policies with a Hugging Face tokenizer pay for importing that library.
-    return importlib.import_module("memalpha_jax.policy.tokenizer_files")
+    if not any((folder / name).is_file() for name in TOKENIZER_MARKS):
+        return f"{folder} has no tokenizer (no tokenizer.json); put the tokenizer files of the model there"
+    return load_tokenizer(folder)
 
 
 def policy_config(sections: Mapping[str, Any], tokenizer: Tokenizer) -> PolicyConfig:

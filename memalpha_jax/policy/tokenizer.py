@@ -48,7 +48,7 @@ class Tokenizer(Protocol):
         ...
 
     def token_bytes(self, token: int) -> bytes:
-        """The UTF-8 bytes one token stands for (padding: none)."""
+        """The UTF-8 bytes one token stands for; none for padding and the ids of an embedding's unused rows."""
         ...
 
 
@@ -161,10 +161,10 @@ class SentencePieceTokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        return b"".join(self._bytes[i] for i in ids).decode("utf-8", "replace")
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
 
     def token_bytes(self, token: int) -> bytes:
-        return self._bytes[token]
+        return self._bytes[token] if 0 <= token < self.vocab_size else b""
 
     def files(self) -> dict[str, bytes]:
         """Name to content, what a checkpoint stores."""

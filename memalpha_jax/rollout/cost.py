@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from memalpha_jax.policy.generate import generate
 from memalpha_jax.policy.sampling import SamplingConfig
@@ -53,21 +54,25 @@ def time_parts(engine: Engine, params: Any, trajectory: Trajectory, group: int =
     last = jax.tree.map(lambda x: x[:, T - 1], trajectory.calls)
     prompt, length = trajectory.prompt_NTP[:, T - 1], trajectory.prompt_len_NT[:, T - 1]
     length = jnp.minimum(length, prompt.shape[1])
-    keys, active = jax.random.split(jax.random.key(0), len(prompt)), trajectory.active_NT[:, T - 1]
+    N, active = len(prompt), trajectory.active_NT[:, T - 1]
     layout = prompt_layout(engine, group)
 
-    def seconds(sampling: SamplingConfig) -> float:
-        arguments = prompt, length, keys, active, sampling, layout
-        return seconds_of(jax.jit(lambda p: generate(engine.policy, p, *arguments)), params)
+    def reply(sampling: SamplingConfig) -> float:
+        # Arrays are arguments throughout: a function over several processes cannot close over them.
+        def run(params, prompt, length, active):
+            keys = jax.random.split(jax.random.key(0), N)
+            return generate(engine.policy, params, prompt, length, keys, active, sampling, layout)
 
-    whole = seconds(engine.sampling)
-    first = seconds(dataclasses.replace(engine.sampling, reply_tokens=1, thinking_budget=0))  # no decoding in it
+        return seconds_of(jax.jit(run), params, prompt, length, active)
+
+    whole = reply(engine.sampling)
+    read = reply(dataclasses.replace(engine.sampling, reply_tokens=1, thinking_budget=0))  # no decoding in it
+    render = jax.jit(lambda *state: render_batch(engine, *state))
+    apply = jax.jit(lambda *state: apply_batch(engine, *state))
     parts = {
-        "part/render": seconds_of(jax.jit(lambda m: render_batch(engine, m, prompt, length)), trajectory.memory),
-        "part/prefill": first,
-        "part/decode": max(0.0, whole - first),
-        "part/apply": seconds_of(
-            jax.jit(lambda m, c: apply_batch(engine, m, c, jnp.int32(T))), trajectory.memory, last
-        ),
+        "part/render": seconds_of(render, trajectory.memory, prompt, length),
+        "part/prefill": read,
+        "part/decode": max(0.0, whole - read),
+        "part/apply": seconds_of(apply, trajectory.memory, last, np.int32(T)),
     }
     return {name: T * seconds for name, seconds in parts.items()}

@@ -41,10 +41,12 @@ class RolloutConfig:
     prompt_tokens: P, budget of a rendered prompt. reply_tokens: R. max_calls: K, calls kept of one reply.
     temperature, top_k, top_p, min_p: of sampling while training; see `SamplingConfig`. Without the last three the
         sampler draws from what the loss computes.
+    rows: trajectories that are rolled out at once, the others after them, since each needs a cache of its own; 0 takes
+        all of a step. Must divide them, into whole groups. No reply depends on it.
     share_prefix: run the fixed text that every prompt begins with once for all rows, where that is at least an eighth
         of a prompt. share_group: run what the rows of a group have in common once; they must lie on one device.
     prompt_buckets: so many prompt widths are compiled, and each chunk is run at the smallest that holds its prompts. No
-        reply depends on these three.
+        reply depends on these three, either.
     wire: "qwen_agent" or "hermes". template: name or path of the prompt template.
     thinking: whether the prompt lets the reply begin with thinking, which counts towards R; the template must provide
         for it. thinking_budget: a reply still thinking after so many tokens is made to stop, and what it is made to
@@ -61,6 +63,7 @@ class RolloutConfig:
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
+    rows: int = 0
     share_prefix: bool = True
     share_group: bool = False
     prompt_buckets: int = 1

@@ -1,0 +1,199 @@
+"""Bytes per device of the two phases of a step, from shapes: what is held throughout, and what a phase needs besides.
+
+Held are sizes of arrays divided by the sharding rules. What a phase needs besides is the peak of live bytes of the
+real step, traced with the sizes that one device has (`liveness.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh
+
+from memalpha_jax.experiment import Config
+from memalpha_jax.planning.abstract import Layout, abstract_arguments, layout
+from memalpha_jax.planning.liveness import nbytes
+from memalpha_jax.planning.steps import traced_rollout, traced_update
+from memalpha_jax.planning.topologies import Topology
+from memalpha_jax.policy.attention import SPLASH_BLOCK
+from memalpha_jax.policy.config import PolicyConfig
+from memalpha_jax.policy.sharding import tree_shardings
+
+ROLLOUT, UPDATE = "rollout", "update"
+MOST_ROWS = 4096
+"""Where the search for the largest batch ends."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """Attributes:
+    name: "rollout" or "update". parts: bytes per device by name, in the order of printing.
+    rows: rows per device that they hold for. rows_key: where these rows are set.
+    """
+
+    name: str
+    parts: dict[str, int]
+    rows: int
+    rows_key: str
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimator:
+    """Estimates for one run on one machine; `policy` is that of the config with its vocabulary known."""
+
+    config: Config
+    policy: PolicyConfig
+    topology: Topology
+
+    @property
+    def layout(self) -> Layout:
+        return layout(self.config, self.topology.devices)
+
+    def phase(self, name: str, rows: int = 0) -> Phase:
+        """The bytes of a phase with so many rows per device; 0 takes those of the config."""
+        return (self.rollout if name == ROLLOUT else self.update)(rows)
+
+    @functools.cached_property
+    def _floor(self) -> int:
+        """Live bytes of an update of next to no tokens: gradients, and the copy that is computed with."""
+        mini = self.config.grpo.minibatches
+        local = dataclasses.replace(self._local(), attention="xla")
+        return traced_update(_with_rows(_single_token(self.config), mini, 1), local, mini)
+
+    def rollout(self, rows: int = 0) -> Phase:
+        """All `rows` trajectories of one device are decoded at once."""
+        rows = rows or self.layout.rows
+        a = abstract_arguments(self.config, self.policy, rows)
+        c, local = self.policy, self._local()
+        slots = self.config.rollout.prompt_tokens + self.config.rollout.reply_tokens
+        width = jax.numpy.dtype(local.dtype).itemsize
+        cache = 2 * c.layers * local.kv_heads * c.head_dim * slots * width * rows
+        kept = nbytes((a.trajectory, a.episodes))
+        peak = traced_rollout(self.config, local, rows)
+        copied = {} if c.dtype == "float32" else {name: a.params[name] for name in a.state.params}
+        parts = {
+            **self._held(a),
+            "compute copy": self._sharded(copied),
+            "KV cache": cache,
+            "trajectories": kept,
+            "activations": max(peak - cache - nbytes(a.trajectory), 0),
+            **self._gathered(a),
+        }
+        return Phase(ROLLOUT, parts, rows, "grpo.episodes x grpo.group over mesh.data x mesh.fsdp")
+
+    def update(self, rows: int = 0) -> Phase:
+        """`rows` rows go through one forward and backward pass at a time."""
+        own = self.layout
+        rows = rows or own.block_rows
+        a = abstract_arguments(self.config, self.policy, own.rows)
+        local = self._local()
+        mini = self.config.grpo.minibatches
+        blocks = -(-own.rows // (mini * rows))
+        config = _with_rows(self.config, mini * blocks * rows, rows)
+        peak = traced_update(config, local, mini * blocks * rows)
+        whole = nbytes({name: a.state.params[name] for name in a.state.params})
+        parts = {
+            **self._held(a),
+            "gradients": self._floor * self._sharded(a.state.params) // whole * own.tensor,
+            "trajectories": nbytes((a.trajectory, a.advantage_NT)),
+            "activations": max(peak - self._floor, 0),
+            **self._gathered(a),
+        }
+        return Phase(UPDATE, parts, rows, "grpo.block_rows over mesh.data x mesh.fsdp")
+
+    def largest_rows(self, name: str) -> int:
+        """Most rows per device with which a phase fits; 0 where not even one does."""
+        return _largest(lambda rows: self.phase(name, rows).total, self.topology.usable_bytes)
+
+    def _held(self, a: Any) -> dict[str, int]:
+        frozen = (a.base, a.reference if a.reference is not None and not a.base else {})
+        return {
+            "weights": self._sharded(a.state.params) + sum(map(self._sharded, frozen)),
+            "optimizer": self._sharded(a.state.opt_state),
+        }
+
+    def _gathered(self, a: Any) -> dict[str, int]:
+        """Slices of weights put together: two layers (one in use, one on its way) and the embedding."""
+        if self.layout.fsdp == 1:
+            return {}
+        embed = nbytes({name: value for name, value in a.params.items() if name in ("embed", "head")})
+        layers = (nbytes(a.params) - embed) // self.policy.layers
+        return {"gathered weights": (2 * layers + embed) // self.layout.tensor}
+
+    def _sharded(self, tree: Any) -> int:
+        """Bytes of one device's part of parameters or optimizer state."""
+        own = self.layout
+        mesh = AbstractMesh((own.data, own.fsdp, own.tensor), ("data", "fsdp", "tensor"))
+        parts = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(sharding.shard_shape(leaf.shape), leaf.dtype),
+            tree,
+            tree_shardings(tree, mesh),
+        )
+        return nbytes(parts)
+
+    def _local(self) -> PolicyConfig:
+        """The network that one device computes: its part of the heads and hidden units, and the kernel that it has."""
+        c, tensor = self.policy, self.layout.tensor
+        part = lambda size: size // tensor if size % tensor == 0 else size
+        local = dataclasses.replace(
+            c,
+            vocab_size=part(c.vocab_size),
+            heads=part(c.heads),
+            kv_heads=part(c.kv_heads),
+            ff=part(c.ff),
+            attention="splash" if self.has_fused_attention() else "xla",
+        )
+        if self.topology.platform != "cpu":
+            return local
+        # A CPU computes bfloat16 in float32, and its compiler merges what an unrolled loop computes twice.
+        return dataclasses.replace(local, dtype="float32", remat=c.remat if c.scan_layers else "none")
+
+    def has_fused_attention(self) -> bool:
+        """Whether both steps use a kernel that never holds all scores."""
+        c, rollout = self.policy, self.config.rollout
+        whole = rollout.prompt_tokens % SPLASH_BLOCK == rollout.reply_tokens % SPLASH_BLOCK == 0
+        if self.topology.platform == "gpu":
+            able = c.dtype == "bfloat16" and c.head_dim % 8 == 0 and c.head_dim <= 128
+            return whole and self.topology.fused_attention and able and c.attention in ("auto", "cudnn")
+        if self.topology.platform == "tpu":
+            return whole and c.head_dim % 128 == 0 and c.attention in ("auto", "splash")
+        return False
+
+
+def _with_rows(config: Config, trajectories: int, block_rows: int) -> Config:
+    # The widest bucket takes most, and each is traced.
+    grpo = dataclasses.replace(config.grpo, episodes=trajectories, group=1, block_rows=block_rows, buckets=1)
+    return dataclasses.replace(config, grpo=grpo)
+
+
+def _single_token(config: Config) -> Config:
+    """A batch of next to nothing, which leaves what belongs to the parameters."""
+    rollout = dataclasses.replace(config.rollout, prompt_tokens=1, reply_tokens=1, max_calls=1)
+    grpo = dataclasses.replace(config.grpo, logprob_slice=0, buckets=1)
+    episodes = dataclasses.replace(config.episodes, chunks=1)
+    return dataclasses.replace(config, rollout=rollout, grpo=grpo, episodes=episodes)
+
+
+def _largest(total: Callable[[int], int], limit: int) -> int:
+    """Most rows whose total is within the limit; totals grow with rows, and are not cheap."""
+    total = functools.lru_cache(None)(total)
+    if total(1) > limit:
+        return 0
+    low, high = 1, 2
+    while total(high) <= limit:
+        low, high = high, 2 * high
+        if high > MOST_ROWS:
+            return low
+    while high - low > 1:
+        share = (limit - total(low)) / (total(high) - total(low))
+        middle = min(max(low + int(share * (high - low)), low + 1), high - 1)
+        low, high = (middle, high) if total(middle) <= limit else (low, middle)
+    return low

@@ -1,0 +1,297 @@
+"""The peak of live bytes of a traced function: an estimate of what a compiler will allocate, without compiling.
+
+The rules are those that XLA follows in the main. Elementwise work is fused into what reads it and takes no memory of
+its own, unless a matrix product, a loop or a kernel has to read it, or it is arithmetic that several read. The carry of
+a loop is updated in place, as are donated arguments, and what a loop stacks is allocated whole. Work is done in the
+order in which it was traced.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+from jax.extend.core import Jaxpr, Literal
+
+SAME_BYTES = {"reshape", "squeeze", "expand_dims", "copy", "optimization_barrier", "stop_gradient", "transpose"}
+"""The operand under another shape or layout."""
+SHARED = {
+    *("broadcast_in_dim", "cos", "div", "erf", "exp", "exp2", "expm1", "log", "log1p", "logistic", "mul", "pow"),
+    *("rsqrt", "select_n", "sin", "sqrt", "tanh"),
+}
+"""Elementwise; fused into one reader, kept where there are several."""
+FUSED = {
+    *("abs", "add", "add_any", "and", "bitcast_convert_type", "ceil", "clamp", "concatenate", "convert_element_type"),
+    *("dynamic_slice", "eq", "floor", "gather", "ge", "gt", "integer_pow", "iota", "is_finite", "le", "lt", "max"),
+    *("min", "ne", "neg", "not", "or", "pad", "reduce_precision", "rem", "rev", "round", "shift_left"),
+    *("shift_right_arithmetic", "shift_right_logical", "sign", "slice", "split", "square", "sub", "xor"),
+}
+"""Elementwise, or a selection; fused into every reader, however many there are."""
+REDUCTIONS = {"argmax", "argmin", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum"}
+"""What they read is fused into them; their results are kept."""
+OVERWRITING = {"scatter", "scatter-add", "dynamic_update_slice"}
+"""The result takes the place of the first operand where nothing else needs that."""
+INLINED = {
+    *("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint"),
+    *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
+}
+"""Their functions are part of the function that calls them."""
+
+
+def nbytes(tree: Any) -> int:
+    """Bytes of all arrays, abstract or not, of a pytree."""
+    return sum(_bytes(leaf) for leaf in jax.tree.leaves(tree))
+
+
+def peak_bytes(jaxpr: Jaxpr, donated: Sequence[bool] | None = None) -> int:
+    """Most bytes alive at once besides the arguments, results included.
+
+    Args:
+      jaxpr: of the function, from `jax.make_jaxpr`.
+      donated: for each argument, whether its memory may be used for results; none by default.
+    """
+    program = _Program()
+    flags = donated or [False] * len(jaxpr.invars)
+    values = [program.argument(flag, _bytes(var.aval)) for flag, var in zip(flags, jaxpr.invars, strict=True)]
+    outputs = program.trace(jaxpr, values)
+    return program.peak(outputs, written=[], carried=[value for value in values if value.owned])
+
+
+@dataclasses.dataclass(eq=False)
+class _Value:
+    """What one operation made. `fusible`: it needs no memory unless somebody has to read it from there."""
+
+    size: int
+    fusible: bool = False
+    shared: bool = False
+    view: bool = False
+    owned: bool = True
+    sources: tuple[_Value, ...] = ()
+    readers: int = 0
+    kept: bool = True
+
+
+@dataclasses.dataclass(eq=False)
+class _Operation:
+    """`reads`: from memory. `fuses`: computed on the way. `inner`: bytes that it needs while it runs."""
+
+    made: list[_Value]
+    reads: list[_Value]
+    fuses: list[_Value]
+    inner: int = 0
+    in_place: bool = False
+
+
+class _Program:
+    """The operations of one function, those of the functions it calls among them; loops are single operations."""
+
+    def __init__(self) -> None:
+        self.operations: list[_Operation] = []
+
+    def argument(self, owned: bool, size: int = 0) -> _Value:
+        return _Value(size, owned=owned)
+
+    def add(self, made: list[_Value], reads: Iterable, fuses: Iterable = (), inner: int = 0, in_place: bool = False):
+        kept = lambda values: [value for value in values if value is not None]
+        self.operations.append(_Operation(made, kept(reads), kept(fuses), inner, in_place))
+
+    def trace(self, jaxpr: Jaxpr, arguments: Sequence[_Value | None]) -> list[_Value | None]:
+        """Adds the operations of `jaxpr`; returns its results. Literals and constants are None."""
+        values: dict[Any, _Value | None] = dict(zip(jaxpr.invars, arguments, strict=True))
+
+        def read(atom: Any) -> _Value | None:
+            return None if isinstance(atom, Literal) else values.get(atom)
+
+        for equation in jaxpr.eqns:
+            inputs = [read(atom) for atom in equation.invars]
+            results = self.equation(equation, inputs)
+            values.update(zip(equation.outvars, results, strict=True))
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def equation(self, equation: Any, inputs: list[_Value | None]) -> list[_Value | None]:
+        name = equation.primitive.name
+        sizes = [_bytes(var.aval) for var in equation.outvars]
+        if name in INLINED:
+            return self.trace(_called(equation), inputs)
+        if name == "scan":
+            return self.scan(equation, inputs, sizes)
+        if name == "while":
+            return self.loop(equation, inputs, sizes)
+        if name == "cond":
+            return self.branches(equation, inputs, sizes)
+        if name in SAME_BYTES:
+            view = _Value(sizes[0], fusible=True, view=True)
+            self.add([view], (), inputs)
+            return [view]
+        if name in FUSED or name in SHARED:
+            made = [_Value(size, fusible=True, shared=name in SHARED) for size in sizes]
+            self.add(made, (), inputs)
+        else:
+            made = [_Value(size) for size in sizes]
+            if name in REDUCTIONS:
+                self.add(made, (), inputs)
+            else:
+                self.add(made, inputs, in_place=name in OVERWRITING)
+        return list(made)
+
+    def scan(self, equation: Any, inputs: list[_Value | None], sizes: list[int]) -> list[_Value | None]:
+        p = equation.params
+        consts, carry = p["num_consts"], p["num_carry"]
+        body = _Program()
+        invars = p["jaxpr"].jaxpr.invars
+        arguments = [body.argument(False) for _ in invars[:consts]]
+        arguments += [body.argument(True, _bytes(var.aval)) for var in invars[consts : consts + carry]]
+        for var in invars[consts + carry :]:
+            arguments.append(_Value(_bytes(var.aval), fusible=True))
+            body.add([arguments[-1]], ())
+        outputs = body.trace(p["jaxpr"].jaxpr, arguments)
+        inner = body.peak(outputs[:carry], written=outputs[carry:], carried=arguments[consts : consts + carry])
+        made = [_Value(size) for size in sizes]
+        self.add(made, inputs, inner=inner, in_place=True)
+        return list(made)
+
+    def loop(self, equation: Any, inputs: list[_Value | None], sizes: list[int]) -> list[_Value | None]:
+        p = equation.params
+        consts = p["body_nconsts"]
+        body = _Program()
+        invars = p["body_jaxpr"].jaxpr.invars
+        arguments = [body.argument(False) for _ in invars[:consts]]
+        arguments += [body.argument(True, _bytes(var.aval)) for var in invars[consts:]]
+        outputs = body.trace(p["body_jaxpr"].jaxpr, arguments)
+        inner = body.peak(outputs, written=[], carried=arguments[consts:])
+        made = [_Value(size) for size in sizes]
+        self.add(made, inputs, inner=inner, in_place=True)
+        return list(made)
+
+    def branches(self, equation: Any, inputs: list[_Value | None], sizes: list[int]) -> list[_Value | None]:
+        peaks = [peak_bytes(branch.jaxpr) for branch in equation.params["branches"]]
+        made = [_Value(size) for size in sizes]
+        self.add(made, inputs, inner=max(max(peaks) - sum(sizes), 0))  # a branch's results are among its bytes
+        return list(made)
+
+    def peak(self, outputs: Sequence, written: Sequence, carried: Sequence = ()) -> int:
+        """Most bytes alive at once besides arguments.
+
+        `written`: results that go straight into what a loop stacks. `carried`: arguments that may be overwritten.
+        """
+        outputs = [value for value in outputs if value is not None]
+        self.add([], outputs, written)
+        self._drop_dead()
+        self._settle()
+        work = [op for op in self.operations if not op.made or any(value.kept for value in op.made)]
+        reads = [_sources(op) for op in work]
+        last: dict[_Value, int] = {}
+        for i, sources in enumerate(reads):
+            last.update(dict.fromkeys(sources, i))
+        last.update(dict.fromkeys(outputs, len(work)))
+        memory = _Memory(set(carried), set(outputs))
+        for i, op in enumerate(work):
+            memory.run(op, [value for value in reads[i] if last[value] == i and value.owned])
+            memory.free(value for value in op.made if value.kept and value not in last)
+        return memory.most
+
+    def _drop_dead(self) -> None:
+        """Leaves out operations whose results nobody reads, and results that nobody reads."""
+        wanted: set[_Value] = set()
+        needed = []
+        for op in reversed(self.operations):
+            if op.made and not any(value in wanted for value in op.made):
+                continue
+            op.made = [value for value in op.made if value in wanted]
+            wanted.update(op.reads, op.fuses)
+            needed.append(op)
+        self.operations = needed[::-1]
+
+    def _settle(self) -> None:
+        """Decides which results are kept in memory, from the last to the first."""
+        must: set[_Value] = set()
+        readers: collections.Counter[_Value] = collections.Counter()
+        for op in reversed(self.operations):
+            for value in op.made:
+                value.kept = not value.fusible or value in must or (value.shared and readers[value] > 1)
+                if value.view and value.kept:
+                    value.kept = False
+                    must.update(op.fuses)
+            must.update(op.reads)
+            readers.update(set(op.reads) | set(op.fuses))
+            for value in op.made:
+                value.sources = tuple(op.reads) + tuple(op.fuses)
+
+
+@dataclasses.dataclass
+class _Memory:
+    """Bytes alive now and at most.
+
+    Attributes:
+      carried: values that live in the memory of arguments. outputs: values that are results.
+      room: sizes of arguments' memory that is not needed any more.
+    """
+
+    carried: set[_Value]
+    outputs: set[_Value]
+    room: collections.Counter[int] = dataclasses.field(default_factory=collections.Counter)
+    live: int = 0
+    most: int = 0
+
+    def run(self, op: _Operation, dying: list[_Value]) -> None:
+        """Makes the results of an operation, then frees what nobody reads after it."""
+        direct = _sources(op, views=False)
+        for value in op.made:
+            if value.kept:
+                self._place(value, [v for v in dying if v in direct and v.size == value.size], op.in_place, dying)
+        self.most = max(self.most, self.live + op.inner)
+        self.free(dying)
+
+    def _place(self, value: _Value, candidates: list[_Value], in_place: bool, dying: list[_Value]) -> None:
+        taken = next((v for v in candidates if in_place or v in self.carried), None)
+        if taken is not None:
+            dying.remove(taken)
+            if taken in self.carried:
+                self.carried.add(value)
+        elif value in self.outputs and self.room[value.size]:
+            self.room[value.size] -= 1
+            self.carried.add(value)
+        else:
+            self.live += value.size
+
+    def free(self, values: Iterable[_Value]) -> None:
+        for value in values:
+            if value in self.carried:
+                self.room[value.size] += 1
+            else:
+                self.live -= value.size
+
+
+def _sources(op: _Operation, views: bool = True) -> set[_Value]:
+    """The values in memory that an operation reads, through everything that is fused into it.
+
+    Without `views`, only those that it reads element by element in their own shape, so that it may overwrite them.
+    """
+    found: set[_Value] = set()
+    pending = [*op.reads, *op.fuses]
+    seen: set[_Value] = set()
+    while pending:
+        value = pending.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        if value.kept:
+            found.add(value)
+        elif views or not value.view:
+            pending.extend(value.sources)
+    return found
+
+
+def _called(equation: Any) -> Jaxpr:
+    """The function that an equation calls."""
+    inner = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
+    return getattr(inner, "jaxpr", inner)
+
+
+def _bytes(aval: Any) -> int:
+    """A PRNG key counts as its two words."""
+    return math.prod(getattr(aval, "shape", ())) * getattr(getattr(aval, "dtype", None), "itemsize", 8)
