@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from memalpha_jax.errors import UserError
-from memalpha_jax.policy.attention import Causal, Shared, attend, fused
+from memalpha_jax.policy.attention import MOST_BLOCKS, QUERY_BLOCK, Causal, Shared, attend, fused
 
 H, K, D = 4, 2, 128
 HAS_GPU = jax.default_backend() == "gpu"
@@ -55,6 +55,20 @@ def test_kernels_see_what_is_shared(kernel):
     found, expected = (
         jax.jit(lambda *a, kind=kind: attend(*a, Causal(), kind, shared))(q, k.swapaxes(2, 3), v)
         for kind in (kernel, "xla")
+    )
+    np.testing.assert_allclose(found.astype(np.float32), expected.astype(np.float32), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("T", [MOST_BLOCKS * QUERY_BLOCK + 90, QUERY_BLOCK + 1])
+def test_blocks_of_queries_see_what_the_mask_shows_them(T):
+    """Rows of more slots than that many blocks hold at their smallest, and of a last block of one; a prefix in front."""
+    q, k, v = (x[..., :8] for x in arrays(2, T, (H, K, K)))
+    front_k, front_v = (x[..., :8].astype(DTYPE) for x in arrays(1, 5, (K, K)))
+    shared = (Shared(front_k.swapaxes(2, 3), front_v, jnp.array([5, 3])),)
+    mask = jnp.tri(T, dtype=bool)[None]
+    found, expected = (
+        jax.jit(lambda *a, seen=seen: attend(*a, seen, "xla", shared))(q, k.swapaxes(2, 3), v)
+        for seen in (Causal(), mask)
     )
     np.testing.assert_allclose(found.astype(np.float32), expected.astype(np.float32), atol=TOLERANCE)
 

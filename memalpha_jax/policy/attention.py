@@ -19,6 +19,9 @@ MASKED = -1e30
 SPLASH_BLOCK = 128
 """Splash attention takes whole blocks of so many tokens; rows are padded to them."""
 
+QUERY_BLOCK, MOST_BLOCKS = 64, 8
+"""Queries of one block of plain causal attention, and in how many blocks a row is cut at most: each is compiled."""
+
 
 class Shared(NamedTuple):
     """Keys and values in front of a row's own that several rows have in common, held once.
@@ -70,8 +73,7 @@ def attend(
         return _attend_xla(q_NHTD, k_NKDS, v_NKSD, mask, shared)
     kernel = fused(implementation, q_NHTD)
     if kernel == "xla":
-        T = q_NHTD.shape[2]
-        return _attend_xla(q_NHTD, k_NKDS, v_NKSD, jnp.tri(T, dtype=bool)[None], shared)
+        return _attend_causal(q_NHTD, k_NKDS, v_NKSD, shared)
     attend_fused = _attend_cudnn if kernel == "cudnn" else _attend_splash
     if not shared:
         return attend_fused(q_NHTD, k_NKDS, v_NKSD)
@@ -94,6 +96,18 @@ def fused(implementation: str, q_NHTD: jax.Array, platform: str | None = None) -
     if implementation == "cudnn" and platform != "gpu":
         raise UserError(f'policy.attention is "cudnn", which needs a GPU; this is a {platform}: take "auto" or "xla"')
     return implementation
+
+
+def _attend_causal(q_NHTD: jax.Array, k_NKDS: jax.Array, v_NKSD: jax.Array, shared: tuple[Shared, ...]) -> jax.Array:
+    """Blocks of queries, each with the slots up to its end: half the work, and scores that stay in the cache."""
+    T = q_NHTD.shape[2]
+    size = max(QUERY_BLOCK, -(-T // MOST_BLOCKS))
+    blocks = []
+    for start in range(0, T, size):
+        end = min(start + size, T)
+        seen = jnp.tri(end - start, end, start, dtype=bool)[None]
+        blocks.append(_attend_xla(q_NHTD[:, :, start:end], k_NKDS[..., :end], v_NKSD[:, :, :end], seen, shared))
+    return jnp.concatenate(blocks, axis=2)
 
 
 def _attend_xla(
