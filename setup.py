@@ -8,6 +8,7 @@ REQUIRED = [
     "absl-py>=2.3",
     "flax>=0.12.8",
     "grain>=0.2.18",
+    "huggingface_hub>=1.0",
     "jax>=0.10.2",
     "json_repair>=0.50",
     "matplotlib>=3.10",
@@ -15,20 +16,25 @@ REQUIRED = [
     "numpy>=2.2",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
+    "safetensors>=0.8",
     "sentencepiece>=0.2.1",
+    "transformers>=5.17",
 ]
-# torch and transformers are the oracle of the parity tests, nothing more; this exact spelling of torch
-# resolves to the small CPU build where one is offered.
+# torch is the oracle of the parity tests, nothing more; this exact spelling of it resolves to the small CPU build
+# where one is offered. nbclient and ipykernel execute the notebook.
 TEST = [
     "hypothesis>=6.150",
+    "ipykernel>=7.0",
     "mypy>=2.0",
+    "nbclient>=0.11",
+    "peft>=0.19",
     "pytest>=9.0",
     "pytest-xdist>=3.8",
+    "pyyaml>=6.0",
     "rank_bm25>=0.2.2",
     "ruff>=0.17",
     "tensorboardX>=2.6",
     "torch==2.13.0",
-    "transformers>=5.17",
 ]
 
 readme = Path(__file__).parent / "README.md"

@@ -57,12 +57,13 @@ def get_config():
     # Learning.
     config.grpo.episodes = 16
     config.grpo.group = 8
-    config.grpo.steps = 50
+    config.grpo.steps = 70
     config.grpo.grouping = "chunk"
     config.grpo.scale = "batch"
     config.grpo.objective.averaging = "constant"
     config.grpo.minibatches = 2
     config.grpo.block_rows = 8
+    config.grpo.buckets = 4
     config.grpo.optimizer.lr = 6e-4
     config.grpo.optimizer.decay = 0.7
     config.grpo.optimizer.final_lr_share = 0.1

@@ -15,7 +15,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from memalpha_jax import integrity
+from memalpha_jax.distributed import is_first, on_first
 from memalpha_jax.errors import UserError
 
 _BYTES = "__bytes__"
@@ -44,8 +45,9 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The last `keep` checkpoints of a run in `directory`, saved in the background.
 
-    A context manager: leaving it waits for the save under way. Only one process at a time may hold a
+    A context manager: leaving it waits for the save under way. Only one run at a time may hold a
     directory (what a killed one left unfinished is removed); to look into another's, use `load_params`.
+    All processes of a run make every call: each writes and reads its own shards, the first decides and seals.
     """
 
     def __init__(self, directory: str | Path, keep: int = 3):
@@ -83,7 +85,7 @@ class Checkpoints:
           UserError: this save, or the one before, met a full or unwritable disk; earlier ones are whole.
         """
         self.wait()
-        if step in self.steps():
+        if on_first(lambda: step in self.steps()):
             return False
         record = {"meta": _encode(dict(meta)), "leaves": _leaf_shapes(state)}
         json.dumps(record)  # a value that is no JSON is a bug of the caller: fail here rather than in the background
@@ -109,7 +111,7 @@ class Checkpoints:
             asked for (the config makes another model).
         """
         self.wait()
-        found = _newest_intact(self._directory, step, set_aside=True)
+        found = on_first(lambda: _newest_intact(self._directory, step, set_aside=True))
         self._manager.reload()
         if found is None:
             return None
@@ -143,7 +145,7 @@ class Checkpoints:
 
     def _seal(self) -> None:
         """Runs in the background when a step's files are written, before Orbax gives it its final name."""
-        if jax.process_index() == 0:
+        if is_first():
             (written,) = self._directory.glob(f"{self._saving}.orbax-checkpoint-tmp*")
             integrity.seal(written, ("state", "meta"))  # Orbax changes its own notes beside them later
 
@@ -166,7 +168,7 @@ class Checkpoints:
 
     def _discard_unfinished(self) -> None:
         """Removes what a failed or killed save left; what is written after that goes the next time."""
-        if jax.process_index() == 0:
+        if is_first():
             for path in self._directory.glob("*.orbax-checkpoint-tmp*"):
                 shutil.rmtree(path, ignore_errors=True)
 
@@ -176,13 +178,14 @@ def abstract(state: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
 
 
-def load_params(path: str | Path, abstract_params: Any = None) -> Restored:
+def load_params(path: str | Path, targets: Callable[[Any], Any] | None = None) -> Restored:
     """Reads `state.params` and the meta of a checkpoint, leaving the optimizer and the rest on disk.
 
     Args:
       path: a workdir, its `checkpoints` directory, or the directory of one step.
-      abstract_params: ShapeDtypeStructs with shardings to restore into; without it the parameters come as
-        saved, nested in dicts, on the first device.
+      targets: makes, of a tree with the saved shapes and dtypes, the ShapeDtypeStructs with shardings to restore
+        into; without it the parameters come as saved, nested in dicts, on the first device of each process. All
+        processes of a run call it.
 
     Returns:
       Restored with the parameters as `state`, of the newest undamaged step.
@@ -192,7 +195,7 @@ def load_params(path: str | Path, abstract_params: Any = None) -> Restored:
     """
     _quieten_orbax()
     directory, step = _locate(Path(path))
-    found = _newest_intact(directory, step, set_aside=False)
+    found = on_first(lambda: _newest_intact(directory, step, set_aside=False))
     if found is None:
         raise UserError(f"no checkpoint in {path}; give a workdir that has one (made by train or warmstart)")
     place = _at(directory, found)
@@ -201,7 +204,7 @@ def load_params(path: str | Path, abstract_params: Any = None) -> Restored:
         if not isinstance(saved, dict) or "params" not in saved:
             raise UserError(f"the checkpoint {place} holds no params; it was not made by train or warmstart")
         target = jax.tree.map(lambda _: ocp.PLACEHOLDER, saved)
-        target["params"] = _on_first_device(saved["params"]) if abstract_params is None else abstract_params
+        target["params"] = (targets or _on_first_device)(saved["params"])
         restore_args = ocp.checkpoint_utils.construct_restore_args(target)
         arguments = ocp.args.PyTreeRestore(target, restore_args=restore_args)
         params = reader.restore(place / "state", args=arguments)["params"]
@@ -209,7 +212,7 @@ def load_params(path: str | Path, abstract_params: Any = None) -> Restored:
 
 
 def _on_first_device(metadata: Any) -> Any:
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), metadata)
 
 
@@ -243,7 +246,7 @@ def _newest_intact(directory: Path, step: int | None, *, set_aside: bool) -> int
         candidate = None
     if damaged and candidate is None:  # all stay where they are: it may be the disk that has a bad day
         raise UserError(f"every checkpoint in {directory} is damaged ({'; '.join(damaged)}); remove it to start over")
-    if set_aside and jax.process_index() == 0:
+    if set_aside:
         for damaged_step in passed_over:
             _set_aside(_at(directory, damaged_step))
     return candidate

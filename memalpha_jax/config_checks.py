@@ -27,9 +27,9 @@ _OPTIMIZERS = ("grpo.optimizer", "warmstart.optimizer")
 _AT_LEAST_1 = (
     *(f"policy.{name}" for name in ("width", "layers", "heads", "kv_heads", "head_dim", "ff")),
     *("policy.yarn.factor", "policy.yarn.original_positions"),
-    *(f"rollout.{name}" for name in ("prompt_tokens", "reply_tokens", "max_calls")),
+    *(f"rollout.{name}" for name in ("prompt_tokens", "reply_tokens", "max_calls", "prompt_buckets")),
     *(f"grpo.{name}" for name in ("episodes", "group", "steps", "minibatches", "buckets", "max_skipped")),
-    *("mesh.fsdp", "mesh.tensor", "warmstart.tokenizer_pieces", "warmstart.batch"),
+    *("mesh.fsdp", "mesh.tensor", "warmstart.tokenizer_pieces", "warmstart.batch", "warmstart.buckets"),
     *(f"warmstart.{lesson}.{name}" for lesson in _LESSONS for name in ("lines_min", "pieces_min", "chunks")),
     *("evaluation.episodes", "evaluation.batch", "evaluation.bootstrap"),
     *("run.save_every", "run.keep", "run.evaluate_episodes"),
@@ -37,12 +37,13 @@ _AT_LEAST_1 = (
 _AT_LEAST_0 = (
     *("seed", "episodes.seed", "mesh.data", "run.trace_every", "run.evaluate_every", "rollout.temperature"),
     *("policy.vocab_size", "policy.max_positions", "policy.lora.rank", "policy.yarn.attention_factor"),
-    *("grpo.block_rows", "grpo.logprob_slice", "warmstart.block_rows", "evaluation.first"),
+    *("rollout.rows", "grpo.block_rows", "grpo.logprob_slice", "warmstart.block_rows", "evaluation.first"),
     *(f"grpo.objective.{name}" for name in ("clip_low", "clip_high", "dual_clip", "kl_coef")),
     *(f"warmstart.{lesson}.{name}" for lesson in _LESSONS for name in ("steps", "stored")),
     *(f"{o}.{name}" for o in _OPTIMIZERS for name in ("lr", "weight_decay", "adam_share", "clip_norm")),
 )
 _SHARES = (
+    *("rollout.top_p", "rollout.min_p"),
     *(f"{o}.{name}" for o in _OPTIMIZERS for name in ("warmup", "decay", "final_lr_share")),
     *(
         f"warmstart.{lesson}.{name}"
@@ -105,6 +106,11 @@ def _relation_faults(config: Config) -> Iterator[str]:
     N = grpo.episodes * grpo.group
     if N % grpo.minibatches:
         yield f"grpo.minibatches is {grpo.minibatches}; it must divide grpo.episodes x grpo.group, {N}"
+    if config.rollout.rows and (N % config.rollout.rows or config.rollout.rows % grpo.group):
+        yield (
+            f"rollout.rows is {config.rollout.rows}; it must divide grpo.episodes x grpo.group, {N}, into whole groups "
+            f"of {grpo.group}"
+        )
     rows = N // grpo.minibatches
     if grpo.block_rows and rows % min(grpo.block_rows, rows):
         yield f"grpo.block_rows is {grpo.block_rows}; it must divide the {rows} trajectories of a minibatch"

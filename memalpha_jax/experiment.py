@@ -13,6 +13,7 @@ from ml_collections import config_dict
 
 from memalpha_jax.config import to_dict
 from memalpha_jax.config_checks import check_config
+from memalpha_jax.distributed import is_first
 from memalpha_jax.episodes.sources import EpisodesConfig
 from memalpha_jax.grpo.learner import GRPOConfig
 from memalpha_jax.memory.state import MemoryConfig
@@ -32,7 +33,7 @@ class WarmStartConfig:
     Attributes:
       tokenizer_pieces: pieces of the SentencePiece model that is trained first.
       batch: rows per step. round_rows: how many rows are made at a time, about.
-      block_rows: as `GRPOConfig.block_rows`.
+      block_rows, buckets: as in `GRPOConfig`.
       optimizer: one schedule over all lessons.
       copy_short, copy_long, revise_short, revise_long, correct, demonstrate: the lessons, in this order.
     """
@@ -41,6 +42,7 @@ class WarmStartConfig:
     batch: int = 32
     round_rows: int = 2048
     block_rows: int = 8
+    buckets: int = 6
     optimizer: OptimizerConfig = OptimizerConfig(
         name="muon", lr=1e-2, warmup=0.02, decay=0.3, b2=0.98, weight_decay=0.0
     )
@@ -113,8 +115,8 @@ MAY_CHANGE = ("run", "evaluation", "grpo.steps")
 
 
 def open_run(config: Config) -> Workdir:
-    """The workdir of the `--workdir` flag, made for or matching `config`; turns progress logging on."""
-    logging.set_verbosity(logging.INFO)
+    """The workdir of the `--workdir` flag, made for or matching `config`; the first process logs its progress."""
+    logging.set_verbosity(logging.INFO if is_first() else logging.WARNING)
     return open_workdir(flags.FLAGS.workdir, to_dict(config), may_change=MAY_CHANGE)
 
 

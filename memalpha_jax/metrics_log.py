@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from memalpha_jax.distributed import is_first
 from memalpha_jax.errors import UserError
 from memalpha_jax.tensorboard import EventWriter
 from memalpha_jax.workdir import Workdir, disk_errors
@@ -23,20 +24,25 @@ _NOT_FINITE = {"inf": math.inf, "-inf": -math.inf}
 class MetricsLog:
     """Appends metrics of successive steps to a workdir; lines after the restored step are dropped first.
 
+    Of several processes the first writes, and the others do nothing here.
+
     Args:
       restored_step: the step of the checkpoint the run goes on from; None, a fresh start, drops all lines.
       tensorboard: whether to write event files as well.
     """
 
     def __init__(self, workdir: Workdir, restored_step: int | None = None, *, tensorboard: bool = True):
+        self._where = workdir.root
+        self._events: EventWriter | None = None
+        self._writes = is_first()
+        if not self._writes:
+            return
         self._metrics = _LineFile(workdir.metrics_file, restored_step)
         self._timings = _LineFile(workdir.timings_file, restored_step)
-        self._events: EventWriter | None = None
         if tensorboard:
             with disk_errors(f"cannot write to {workdir.tensorboard}"):
                 first_step = 0 if restored_step is None else restored_step + 1
                 self._events = EventWriter(workdir.tensorboard, first_step)
-        self._where = workdir.root
 
     def log(self, step: int, metrics: Mapping[str, Any], timings: Mapping[str, Any] | None = None) -> None:
         """Writes the line of `step`; values are numbers (Python, numpy or JAX scalars), strings or None.
@@ -47,6 +53,8 @@ class MetricsLog:
         Raises:
           UserError: the disk is full; the file keeps its whole lines.
         """
+        if not self._writes:
+            return
         self._metrics.append({"step": int(step), **{key: _plain(value) for key, value in metrics.items()}})
         if timings:
             self._timings.append({"step": int(step), **{key: _plain(value) for key, value in timings.items()}})
@@ -57,6 +65,8 @@ class MetricsLog:
                 self._events.scalars(int(step), {k: v for k, v in numbers.items() if isinstance(v, (int, float))})
 
     def close(self) -> None:
+        if not self._writes:
+            return
         self._metrics.close()
         self._timings.close()
         if self._events is not None:

@@ -11,10 +11,10 @@ tensorboard/, traces/, checkpoints/). The same command goes on where it was stop
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +22,12 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
+from memalpha_jax import distributed
 from memalpha_jax.checkpoints import Checkpoints, abstract
 from memalpha_jax.command_line import define_flags, load_config_flag
 from memalpha_jax.comparison import greedy_engine
 from memalpha_jax.config import to_dict
+from memalpha_jax.distributed import all_or_none, gather, is_first, say, together
 from memalpha_jax.episodes.episode import Episode
 from memalpha_jax.episodes.iterator import EpisodeIterator
 from memalpha_jax.episodes.sources import load_episodes
@@ -36,17 +38,18 @@ from memalpha_jax.grpo.advantages import group_advantages, group_ids
 from memalpha_jax.grpo.learner import init_state, update
 from memalpha_jax.metrics_log import MetricsLog
 from memalpha_jax.policy.config import ARCHITECTURE, PolicyConfig
+from memalpha_jax.policy.hugging_face import holds_model
+from memalpha_jax.policy.lora import merge_lora
 from memalpha_jax.policy.model import Params, cast, init_params
 from memalpha_jax.policy.optimizer import make_optimizer
-from memalpha_jax.policy.policy import Policy, load_policy
-from memalpha_jax.policy.sharding import make_mesh, row_shards, tree_shardings
-from memalpha_jax.policy.tokenizer import SentencePieceTokenizer
+from memalpha_jax.policy.policy import Policy, load_policy, resolve
+from memalpha_jax.policy.sharding import check_rows, make_mesh, own_part, place, row_shards, tree_shardings
 from memalpha_jax.report.traces import trace_records
 from memalpha_jax.rewards.judge import RulesJudge
 from memalpha_jax.rewards.metrics import score
 from memalpha_jax.rewards.reader import ExtractiveReader
 from memalpha_jax.rewards.reward import reward_metrics
-from memalpha_jax.rewards.scoring import Scorer
+from memalpha_jax.rewards.scoring import Scorer, of_all_rows
 from memalpha_jax.rollout.collect import make_collector
 from memalpha_jax.rollout.cost import ClockedParser, time_parts
 from memalpha_jax.rollout.engine import make_engine
@@ -58,41 +61,57 @@ COST_STEP = 2
 """The step whose parts are timed: the first one without compilation."""
 
 
-def starting_policy(config: Config, workdir: Workdir) -> Policy:
-    """The policy that training starts from; UserError when there is none, or one of other sizes."""
-    path = Path(config.policy.path) if config.policy.path else workdir.root / "warm_start"
-    if not path.exists():
+def starting_policy(config: Config, workdir: Workdir, mesh: Mesh) -> Policy:
+    """The policy that training starts from, in its shards: a run's checkpoint, or a Hugging Face model.
+
+    Its own dtype is float32, or with adapters, which alone are trained, the policy's. `config` of the result has the
+    sizes it was made with and the settings that this run gives it.
+
+    Raises:
+      UserError: there is none, or a run's is of other sizes than this config; a Hugging Face model decides its own.
+    """
+    folder = resolve(config.policy.path) if config.policy.path else workdir.root / "warm_start"
+    if not folder.exists():
         raise UserError(
-            f"no policy to start from: {path} does not exist; run `python -m memalpha_jax.warmstart` with the same "
-            "--config and --workdir first, or set --config.policy.path to a trained one"
+            f"no policy to start from: {folder} does not exist; run `python -m memalpha_jax.warmstart` with the same "
+            "--config and --workdir first, or set --config.policy.path to a trained one or a Hugging Face model"
         )
-    policy = load_policy(path)
+    policy = load_policy(folder, dtype=config.policy.dtype if config.policy.lora.rank else "float32", mesh=mesh)
+    sizes = {name: getattr(policy.config, name) for name in ARCHITECTURE}
     differing = [
-        f"policy.{name} ({getattr(policy.config, name)} there, {getattr(config.policy, name)} in this config)"
-        for name in ARCHITECTURE
-        if getattr(policy.config, name) != getattr(config.policy, name)
+        f"policy.{name} ({size} there, {getattr(config.policy, name)} in this config)"
+        for name, size in sizes.items()
+        if size != getattr(config.policy, name)
     ]
-    if differing:
+    if differing and not holds_model(folder):
         raise UserError(
-            f"the policy in {path} is another network: {', '.join(differing)}; set these keys to its values"
+            f"the policy in {folder} is another network: {', '.join(differing)}; set these keys to its values"
         )
-    return policy
+    own = dataclasses.replace(config.policy, vocab_size=policy.config.vocab_size, **sizes)
+    params = merge_lora(policy.params, policy.config.lora)
+    return dataclasses.replace(policy, config=own, params=params)
 
 
 def split_params(config: PolicyConfig, params: Params, seed: int) -> tuple[Params, Params]:
-    """What is trained and what is not: all parameters and none; or fresh adapters and all, in the policy's dtype."""
+    """What is trained, and what is not: all parameters and none, or fresh adapters and all."""
     if config.lora.rank == 0:
         return params, {}
-    fresh = init_params(config, jax.random.key(seed))
-    return {name: value for name, value in fresh.items() if name not in params}, cast(params, config.dtype)
+
+    @jax.jit  # which leaves out what is not asked for
+    def adapters() -> Params:
+        fresh = init_params(config, jax.random.key(seed))
+        return {name: value for name, value in fresh.items() if name not in params}
+
+    return adapters(), params
 
 
 def check_shards(config: Config, mesh: Mesh) -> None:
     """Raises UserError when the trajectories of a step, or of a block, cannot be dealt out evenly to the devices."""
     grpo, shards = config.grpo, row_shards(mesh)
+    check_rows(mesh, grpo.episodes, grpo.group)
     N = grpo.episodes * grpo.group
     M = N // grpo.minibatches
-    for name, rows in ("grpo.episodes x grpo.group", N), ("grpo.block_rows", min(grpo.block_rows, M) or M):
+    for name, rows in ("grpo.block_rows", min(grpo.block_rows, M) or M), ("rollout.rows", config.rollout.rows or N):
         if rows % shards:
             raise UserError(
                 f"{name} is {rows}, which {shards} shards do not divide (mesh.data x mesh.fsdp); change either"
@@ -108,16 +127,15 @@ def check_sources(episodes: Sequence[Episode]) -> None:
 class Trainer:
     """One run: everything made once, and `step`, which does one GRPO step."""
 
-    def __init__(self, config: Config, workdir: Workdir):
+    def __init__(self, config: Config, workdir: Workdir, start: Policy | None = None):
+        """`start`: the policy to start from; None takes what the config names."""
         self.config, self.workdir = config, workdir
-        start = starting_policy(config, workdir)
-        assert isinstance(start.tokenizer, SentencePieceTokenizer)  # as load_policy makes it
-        self.tokenizer = start.tokenizer
-        self.cast = functools.partial(cast, dtype=config.policy.dtype)
         self.mesh = make_mesh(config.mesh)
         check_shards(config, self.mesh)
-        engine = make_engine(config.policy, config.memory, config.rollout, self.tokenizer, mesh=self.mesh)
-        self.policy = engine.policy
+        start = start or starting_policy(config, workdir, self.mesh)
+        self.tokenizer, self.policy = start.tokenizer, start.config
+        self.cast = functools.partial(cast, dtype=self.policy.dtype)
+        engine = make_engine(self.policy, config.memory, config.rollout, self.tokenizer, mesh=self.mesh)
         self.parser = ClockedParser(engine.parser)
         self.engine = engine.with_parser(self.parser)
         count = lambda text: len(self.tokenizer.encode(text))
@@ -133,8 +151,8 @@ class Trainer:
         trained, base = split_params(self.policy, start.params, config.seed)
         state = init_state(trained, self.optimizer)
         shardings = tree_shardings(state, self.mesh)
-        self.state = jax.device_put(state, shardings)
-        self.base = jax.device_put(base, tree_shardings(base, self.mesh))
+        self.state = place(state, self.mesh)
+        self.base = place(base, self.mesh)
         self.reference = self._reference() if config.grpo.objective.kl_coef != 0 else None
         self.update = jax.jit(
             functools.partial(
@@ -148,7 +166,8 @@ class Trainer:
             donate_argnums=0,
             out_shardings=(shardings, None),  # left to itself, XLA would lay out small parameters in another way
         )
-        self.meta = {"config": to_dict(config), "tokenizer": self.tokenizer.files()}
+        made = dataclasses.replace(config, policy=self.policy)
+        self.meta = {"config": to_dict(made), "tokenizer": self.tokenizer.files()}
         policy_now = Policy(self.policy, None, self.tokenizer, config.memory, config.rollout)
         self.writer = PolicyWriter(greedy_engine(policy_now), self.tokenizer, config.evaluation.batch, config.seed)
 
@@ -185,11 +204,14 @@ class Trainer:
         trajectory, batch = jax.block_until_ready(self.collect(self.params(), step, indices))
         rolled = clock()
         G = config.grpo.group
-        episodes_N = [self.episodes[i] for i in indices for _ in range(G)]
-        episode_N = np.repeat(np.asarray(indices), G)
+        own = np.asarray(batch.episode_index_B).tolist()
+        own_N = [self.episodes[i] for i in own for _ in range(G)]
         chunk_tokens_N = np.repeat(np.asarray(batch.chunk_len_BT).sum(axis=1), G)
-        rewards, applied, answers = self.scorer.score(trajectory, episodes_N, chunk_tokens_N, episode_N)
-        sources = [episode.data_source for episode in episodes_N]
+        scored_by_this_process = lambda: self.scorer.score(trajectory, own_N, chunk_tokens_N, np.repeat(own, G))
+        own_rewards, own_calls, answers = together(scored_by_this_process)
+        rewards, applied = of_all_rows(own_rewards, own_calls, self.mesh, len(indices) * G)
+        episode_N = np.repeat(np.asarray(indices), G)
+        sources = [self.episodes[i].data_source for i in episode_N]
         _, source_N = np.unique(sources, return_inverse=True)
         group_NT = group_ids(config.grpo.grouping, episode_N, source_N, rewards.total_NT.shape[1])
         advantage_NT = group_advantages(rewards.total_NT, rewards.chunk_mask_NT, group_NT, config.grpo.scale)
@@ -207,10 +229,12 @@ class Trainer:
         metrics |= {f"update/{name}": float(value) for name, value in learned.items()}
         metrics |= {"update/skipped": int(self.state.skipped)}
         if is_watched(step, config.run.trace_every, config.grpo.steps):
-            records = trace_records(trajectory, episodes_N, rewards, answers, self.tokenizer, every=G)
-            write_traces(self.workdir, step, records)
+            records = trace_records(own_part(trajectory), own_N, own_rewards, answers, self.tokenizer, every=G)
+            record_of = dict(pair for pairs in gather(list(zip(own, records, strict=True))) for pair in pairs)
+            if is_first():
+                write_traces(self.workdir, step, [record_of[i] for i in indices])
         if step == COST_STEP:
-            timings |= time_parts(self.engine, self.params(), trajectory)
+            timings |= time_parts(self.engine, self.params(), trajectory, G)
         if int(self.state.skipped_in_a_row) >= config.grpo.max_skipped:
             raise UserError(
                 f"step {step}: the gradient was not finite {config.grpo.max_skipped} times in a row; lower "
@@ -279,22 +303,26 @@ def train(config: Config, workdir: Workdir) -> None:
                 log_step(step, total, metrics, timings)
                 if step == COST_STEP:
                     log_cost(timings)
-                if stop.requested or is_due(step, config.run.save_every, total):
+                stopped_by = "".join(dict.fromkeys(gather(stop.name)))  # all processes leave at the same step
+                if stopped_by or is_due(step, config.run.save_every, total):
                     trainer.save(checkpoints, step)
-                if stop.requested:
-                    print(f"{stop.name}: saved step {step} of {total}; the same command goes on from there")
+                if stopped_by:
+                    say(f"{stopped_by}: saved step {step} of {total}; the same command goes on from there")
                     return
-    print(f"training finished: {workdir.checkpoints}")
+    say(f"training finished: {workdir.checkpoints}")
 
 
 def main(argv: Sequence[str]) -> None:
     del argv
     config = load_config_flag(Config)
-    workdir = open_run(config)
-    with exclusive(workdir):
-        train(config, workdir)
+    distributed.initialize()
+    with all_or_none():
+        workdir = open_run(config)
+        with exclusive(workdir):
+            train(config, workdir)
 
 
 if __name__ == "__main__":
     define_flags()
+    distributed.define_flags()
     run_main(main)

@@ -25,8 +25,9 @@ from memalpha_jax.command_line import define_flags, load_config_flag
 from memalpha_jax.config import to_dict
 from memalpha_jax.episodes.generated import vocabulary_texts
 from memalpha_jax.errors import UserError, run_main
-from memalpha_jax.experiment import Config, open_run
+from memalpha_jax.experiment import Config, WarmStartConfig, open_run
 from memalpha_jax.grpo.learner import TrainState, apply_gradient, init_state
+from memalpha_jax.policy.buckets import sorted_by_length, sum_over_blocks, widths
 from memalpha_jax.policy.config import LoraConfig, PolicyConfig
 from memalpha_jax.policy.logprobs import reply_logprobs
 from memalpha_jax.policy.model import init_params
@@ -43,7 +44,6 @@ from memalpha_jax.warmstart_data import LessonConfig, Rows, demonstrations
 from memalpha_jax.workdir import Workdir, exclusive
 
 TEMPLATE_WEIGHT = 50
-SHAPE_MULTIPLE = 16
 
 
 def train_tokenizer(config: Config) -> SentencePieceTokenizer:
@@ -71,11 +71,9 @@ def make_rows(config: Config, steps: Steps, tokenizer: Tokenizer, lesson: Lesson
     """Round `number` of a lesson's rows."""
     count = config.warmstart.round_rows
     if not lesson.demonstrate:
-        rows = copying_rows(steps, tokenizer, lesson, count, config.seed, number)
-    else:
-        episodes = max(1, count // lesson.chunks)
-        rows = demonstrations(steps, tokenizer, lesson, episodes, config.seed, number * episodes)
-    return rows.crop(SHAPE_MULTIPLE)
+        return copying_rows(steps, tokenizer, lesson, count, config.seed, number)
+    episodes = max(1, count // lesson.chunks)
+    return demonstrations(steps, tokenizer, lesson, episodes, config.seed, number * episodes)
 
 
 def batches(config: Config, engine: Engine, tokenizer: Tokenizer, start: int) -> Iterator[tuple[int, str, Rows]]:
@@ -106,23 +104,26 @@ def supervised_update(
     rows: Rows,
     *,
     policy: PolicyConfig,
-    block_rows: int,
+    config: WarmStartConfig,
     optimizer: optax.GradientTransformation,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One step on the mean negative log-likelihood of the reply tokens; gradients are sums over blocks of rows."""
 
-    def loss(params, block: Rows):
-        logp, _ = reply_logprobs(policy, params, *dataclasses.astuple(block))
+    def loss(params, block: Rows, width: int):
+        logp, _ = reply_logprobs(policy, params, *dataclasses.astuple(block), width=width)
         real = jnp.arange(logp.shape[1]) < block.reply_len_M[:, None]
         return -jnp.sum(jnp.where(real, logp, 0.0)) / jnp.sum(rows.reply_len_M)
 
-    def add(total, block):
-        return jax.tree.map(jnp.add, total, jax.value_and_grad(loss)(state.params, block)), None
-
-    block_rows = min(block_rows, len(rows.reply_len_M)) or len(rows.reply_len_M)
+    count = len(rows.reply_len_M)
+    block_rows = min(config.block_rows, count) or count
     blocks = jax.tree.map(lambda x: x.reshape(-1, block_rows, *x.shape[1:]), rows)
-    zeros = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
-    (value, gradient), _ = jax.lax.scan(add, zeros, blocks)
+    blocks = sorted_by_length(blocks, blocks.prompt_len_M + blocks.reply_len_M)
+    value, gradient = sum_over_blocks(
+        lambda block, width: jax.value_and_grad(loss)(state.params, block, width),
+        blocks,
+        blocks.prompt_len_M + blocks.reply_len_M,
+        widths(rows.prompt_MP.shape[1] + rows.reply_MR.shape[1], config.buckets),
+    )
     state, metrics = apply_gradient(state, gradient, optimizer)
     return dataclasses.replace(state, step=state.step + 1), {"loss": value} | metrics
 
@@ -144,7 +145,7 @@ def warm_start(config: Config, workdir: Workdir) -> None:
         functools.partial(
             supervised_update,
             policy=engine.policy,
-            block_rows=config.warmstart.block_rows,
+            config=config.warmstart,
             optimizer=optimizer,
         ),
         donate_argnums=0,

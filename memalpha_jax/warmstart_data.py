@@ -74,12 +74,6 @@ class Rows:
     def take(self, index: np.ndarray) -> Rows:
         return Rows(*(getattr(self, f.name)[index] for f in dataclasses.fields(self)))
 
-    def crop(self, multiple: int) -> Rows:
-        """Drops columns that no row uses, up to a multiple, so that few shapes are compiled."""
-        longest = (int(length_M.max(initial=1)) for length_M in (self.prompt_len_M, self.reply_len_M))
-        P, R = (-(-length // multiple) * multiple for length in longest)
-        return Rows(self.prompt_MP[:, :P], self.prompt_len_M, self.reply_MR[:, :R], self.reply_len_M)
-
 
 def demonstrations(steps: Steps, tokenizer: Tokenizer, lesson: LessonConfig, count: int, seed: int, first: int) -> Rows:
     """Rows of `count` episodes of the training split, numbered from `first`, in random order.

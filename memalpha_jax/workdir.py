@@ -9,9 +9,10 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from memalpha_jax.config import flatten
+from memalpha_jax.distributed import is_first, on_first, together
 from memalpha_jax.errors import UserError
 
 
@@ -49,6 +50,8 @@ class Workdir:
 def open_workdir(path: str | Path, config: Mapping[str, Any], *, may_change: Sequence[str] = ()) -> Workdir:
     """Creates the workdir with `config` in it, or goes on with one that the same config made.
 
+    Of several processes the first does so; the others look whether they see the same.
+
     Args:
       config: the resolved config as JSON-able nested dictionaries (`config.to_dict`).
       may_change: dotted keys, or sections, that may differ from the stored config, such as the number of
@@ -57,19 +60,35 @@ def open_workdir(path: str | Path, config: Mapping[str, Any], *, may_change: Seq
     Raises:
       UserError: not a directory, not writable, or made by another config (the differing keys are listed).
     """
-    workdir = Workdir(Path(path))
+    workdir, resolved = Workdir(Path(path)), json.loads(json.dumps(config))
+    on_first(lambda: _make_workdir(workdir, resolved, may_change))
+    together(lambda: _check_seen(workdir, resolved))
+    return workdir
+
+
+def _make_workdir(workdir: Workdir, resolved: Mapping[str, Any], may_change: Sequence[str]) -> None:
+    path = workdir.root
     if workdir.root.exists() and not workdir.root.is_dir():
         raise UserError(f"--workdir={path} is a file; give a directory")
     with disk_errors(f"cannot create the workdir {path}"):
         workdir.root.mkdir(parents=True, exist_ok=True)
-    resolved = json.loads(json.dumps(config))
     if workdir.config_file.exists():
-        stored = read_config(workdir.root)
+        stored = read_config(path)
         _check_same_config(workdir, stored, resolved, may_change)
         if stored == resolved:
-            return workdir
+            return
     atomic_write(workdir.config_file, json.dumps(resolved, indent=2) + "\n")
-    return workdir
+
+
+def _check_seen(workdir: Workdir, resolved: Mapping[str, Any]) -> None:
+    if is_first():
+        return
+    if not workdir.config_file.exists():
+        raise UserError(
+            f"{workdir.config_file}, which the first process has written, is not there for this one; give all "
+            "processes the same --workdir, on a file system that they share"
+        )
+    _check_same_config(workdir, read_config(workdir.root), resolved, ())
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -110,19 +129,27 @@ def _shown(flat: Mapping[str, Any], key: str) -> str:
 def exclusive(workdir: Workdir) -> Iterator[None]:
     """Holds the workdir against a second writer; the lock dies with the process, however it ends.
 
+    Of the processes of one run the first holds it.
+
     Raises:
-      UserError: another process holds it.
+      UserError: another run's process holds it.
     """
-    with disk_errors(f"cannot lock {workdir.root}"):
-        handle = open(workdir.root / ".lock", "a+")  # noqa: SIM115  closed below
+    handle = together(lambda: _locked(workdir) if is_first() else contextlib.nullcontext())
     with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"another process is writing to {workdir.root}; wait for it to end") from None
-        except OSError:
-            pass  # a file system without locks: nothing to hold on to
         yield
+
+
+def _locked(workdir: Workdir) -> IO[str]:
+    with disk_errors(f"cannot lock {workdir.root}"):
+        handle = open(workdir.root / ".lock", "a+")  # noqa: SIM115  closed by the caller
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        handle.close()
+        raise UserError(f"another process is writing to {workdir.root}; wait for it to end") from None
+    except OSError:
+        pass  # a file system without locks: nothing to hold on to
+    return handle
 
 
 def write_traces(workdir: Workdir, step: int, records: Iterable[Mapping[str, Any]]) -> Path:

@@ -100,11 +100,11 @@ def environment() -> dict[str, str]:
     }
 
 
-def start(command: Sequence[str], args: Sequence[str]) -> subprocess.Popen:
+def start(command: Sequence[str], args: Sequence[str], variables: Mapping[str, str] | None = None) -> subprocess.Popen:
     """A command, `["-m", "memalpha_jax.train"]` or `["-c", CODE]`, with its output in pipes."""
     argv = [sys.executable, *command, *map(str, args)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(argv, cwd=ROOT, env=environment(), text=True, **pipes)
+    return subprocess.Popen(argv, cwd=ROOT, env={**environment(), **(variables or {})}, text=True, **pipes)
 
 
 def run(module: str, *args: Any) -> subprocess.CompletedProcess:

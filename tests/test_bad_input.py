@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import shutil
@@ -99,7 +100,7 @@ def test_a_policy_of_other_sizes_is_refused(finished, tmp_path):
 
 def refusal(start: Path, changes: dict) -> str:
     """Why training from `start` cannot begin, before its first step."""
-    config = mini.config({"policy.path": str(start), "grpo.group": 4, **changes})
+    config = mini.config({"policy.path": str(start), "grpo.group": 4, "grpo.block_rows": 0, **changes})
     with pytest.raises(UserError) as error:
         Trainer(config, Workdir(start))
     return str(error.value)
@@ -273,14 +274,15 @@ def test_ten_megabytes_of_garbage_are_parsed_and_counted(policy, kind):
 def test_the_agent_survives_any_reply(policy, kind, tmp_path, monkeypatch):
     rng, R = np.random.default_rng(1), policy.rollout.reply_tokens
 
-    def generate(config, params, prompt_NP, length_N, key_N, active_N, sampling):
+    def generate(config, params, prompt_NP, length_N, key_N, active_N, sampling, layout):
         N = prompt_NP.shape[0]
         tokens_NR = jnp.asarray(np.tile(garbage(kind, R, policy, rng), (N, 1)), jnp.int32)
         length_N = jnp.where(active_N, R, 0)
-        return Replies(tokens_NR, jnp.zeros((N, R)), length_N, jnp.zeros(N, bool))
+        nothing_NR = jnp.zeros((N, R))
+        return Replies(tokens_NR, nothing_NR, length_N, jnp.zeros(N, bool), nothing_NR, nothing_NR > 0)
 
     monkeypatch.setattr(rollout_steps, "generate", generate)
-    fresh = Policy(**{**vars(policy), "path": kind})  # compiled code is kept per policy
+    fresh = dataclasses.replace(policy, path=kind)  # compiled code is kept per policy
     agent = MemoryAgent(fresh)
     results = agent.observe("Kelora likes tea.\n\n" * 20)
     assert all(isinstance(result.status, Status) for result in results)

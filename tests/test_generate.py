@@ -11,9 +11,10 @@ from small_policy import SIZES, random_params
 
 from memalpha_jax.errors import UserError
 from memalpha_jax.policy import generate as generate_module
-from memalpha_jax.policy.generate import SamplingConfig, decode_step, generate, prefill
+from memalpha_jax.policy.generate import decode_step, generate, prefill
 from memalpha_jax.policy.logprobs import reply_logprobs
 from memalpha_jax.policy.model import Qwen3
+from memalpha_jax.policy.sampling import SamplingConfig
 
 N, P, R = 4, 9, 8
 LENGTHS = np.array([9, 1, 5, 7])
@@ -157,7 +158,7 @@ def test_decoding_stops_with_the_longest_reply(params, monkeypatch):
 
     monkeypatch.setattr(generate_module, "decode_step", counted)
     eos_id = int(free.tokens_NR[2, 3])
-    for active, expected in ([False] * N, 0), ([False, False, True, False], 4):
+    for active, expected in ([False] * N, 0), ([False, False, True, False], 3):  # nothing follows the fourth token
         steps.clear()
         sampling = dataclasses.replace(NO_EOS, eos_id=eos_id)
         jitted = jax.jit(lambda p, a, s=sampling: generate(SIZES, p, PROMPTS, LENGTHS, KEYS, a, s))
@@ -193,3 +194,39 @@ def test_slicing_the_vocabulary_logits_changes_neither_value_nor_gradient(params
 def test_a_slice_that_does_not_divide_the_reply_is_told(params):
     with pytest.raises(UserError, match=r"logprob_slice is 3.*reply_tokens is 8"):
         reply_logprobs(SIZES, params, PROMPTS, LENGTHS, np.zeros((N, R), int), LENGTHS * 0, slice_tokens=3)
+
+
+def test_bfloat16_is_close_to_float32(params):
+    """Greedy replies in float32, scored in bfloat16 token by token: eight bits of mantissa apart."""
+    half = dataclasses.replace(SIZES, dtype="bfloat16")
+    greedy = dataclasses.replace(NO_EOS, temperature=0.0)
+    exact = run(params, greedy)
+    found = jax.jit(lambda p: generate(half, p, PROMPTS, LENGTHS, KEYS, np.ones(N, bool), greedy))(params)
+    assert found.logprobs_NR.dtype == jnp.float32
+    same = np.cumprod(np.asarray(found.tokens_NR) == exact.tokens_NR, axis=1).astype(bool)
+    assert same.mean() > 0.5
+    differences = np.abs(np.asarray(found.logprobs_NR) - exact.logprobs_NR)[same]
+    assert 0 < differences.max() < 0.1
+    _, cache = jax.eval_shape(lambda p: prefill(half, p, PROMPTS, LENGTHS, R), params)
+    assert {x.dtype for x in jax.tree.leaves(cache)} == {jnp.dtype("bfloat16")}
+
+
+def test_the_cache_exists_once_and_decoding_does_not_copy_it():
+    """Of XLA's own plan: each layer more adds its cache to the temporary memory, and no loop copies a whole one."""
+    rows, width, reply = 8, 64, 64
+    prompts, lengths = np.ones((rows, width), np.int32), np.full(rows, width)
+    keys, sampling = jax.random.split(jax.random.key(0), rows), SamplingConfig(reply, 1.0, eos_id=-1)
+    sizes = []
+    for layers in (2, 4):
+        config = dataclasses.replace(SIZES, layers=layers)
+        shapes = jax.eval_shape(lambda c=config: random_params(c))
+        function = jax.jit(lambda p, c=config: generate(c, p, prompts, lengths, keys, np.ones(rows, bool), sampling))
+        compiled = function.lower(shapes).compile()
+        sizes.append(compiled.memory_analysis().temp_size_in_bytes)
+    one_layer = 4 * 2 * rows * SIZES.kv_heads * SIZES.head_dim * (width + reply)
+    assert sizes[1] - sizes[0] < 1.25 * 2 * one_layer
+    keys_shape = f"f32[{rows},{SIZES.kv_heads},{SIZES.head_dim},{width + reply}]"
+    values_shape = f"f32[{rows},{SIZES.kv_heads},{width + reply},{SIZES.head_dim}]"
+    lines = compiled.as_text().splitlines()
+    assert any(keys_shape in line for line in lines)
+    assert not [line for line in lines if " copy(" in line and (keys_shape in line or values_shape in line)]

@@ -13,13 +13,14 @@ import pytest
 from small_policy import SIZES, random_params
 
 from memalpha_jax.errors import UserError
-from memalpha_jax.grpo.learner import GRPOConfig, accumulate, init_state, to_blocks, update, widths
+from memalpha_jax.grpo.learner import GRPOConfig, accumulate, init_state, to_blocks, update
 from memalpha_jax.grpo.loss import ObjectiveConfig, policy_loss, token_weights
 from memalpha_jax.memory.state import MemoryConfig, empty_memory
 from memalpha_jax.policy.config import LoraConfig
-from memalpha_jax.policy.generate import SamplingConfig, generate
+from memalpha_jax.policy.generate import generate
 from memalpha_jax.policy.model import Qwen3, init_params
 from memalpha_jax.policy.optimizer import OptimizerConfig, make_optimizer
+from memalpha_jax.policy.sampling import SamplingConfig
 from memalpha_jax.rollout.trajectory import Trajectory
 from memalpha_jax.tools.calls import empty_call_batch
 from memalpha_jax.train import split_params
@@ -174,13 +175,6 @@ def test_buckets_give_the_same_step_with_less_padding(params, reference, off_pol
     assert wide["padding"] == pytest.approx(1 - tokens / (N * T * (P + R)), abs=1e-5)
     assert 0 <= narrow < wide["padding"] - 0.1
     assert_close(plain.params, state.params)
-
-
-def test_widths_end_with_the_whole_row_and_are_whole_blocks_where_rows_are_long():
-    assert widths(GRPOConfig(buckets=4), 13) == (4, 7, 10, 13)
-    assert widths(GRPOConfig(buckets=8), 8192) == tuple(range(1024, 8193, 1024))
-    assert widths(GRPOConfig(buckets=3), 1000) == (384, 768, 1000)
-    assert widths(GRPOConfig(), 13) == (13,)
 
 
 LORA = dataclasses.replace(POLICY, lora=LoraConfig(rank=2, alpha=3.0, targets=("q", "v", "down")))

@@ -19,14 +19,28 @@ import optax
 import pytest
 import small_policy
 from jax.sharding import PartitionSpec as Spec
-from small_policy import ROLLOUT, writing_engine, writing_params
+from small_policy import ROLLOUT, random_params, writing_engine, writing_params
 
 from memalpha_jax.errors import UserError
 from memalpha_jax.grpo.learner import GRPOConfig, TrainState, init_state, update
 from memalpha_jax.memory.state import empty_memory
+from memalpha_jax.policy.config import LoraConfig
 from memalpha_jax.policy.model import Qwen3
 from memalpha_jax.policy.optimizer import OptimizerConfig, make_optimizer
-from memalpha_jax.policy.sharding import RULES, MeshConfig, make_mesh, row_shards, rows, tree_shardings
+from memalpha_jax.policy.sharding import (
+    RULES,
+    MeshConfig,
+    check_rows,
+    make_mesh,
+    own_part,
+    own_rows,
+    place,
+    place_rows,
+    row_shards,
+    rows,
+    tree_shardings,
+    whole,
+)
 from memalpha_jax.rewards.reader import ExtractiveReader
 from memalpha_jax.rewards.reward import RewardConfig
 from memalpha_jax.rewards.scoring import Scorer
@@ -44,7 +58,7 @@ NUM_CHUNKS = np.where(np.arange(N) % 5 == 3, 1, T)
 ADVANTAGE_NT = np.where(np.arange(T) < NUM_CHUNKS[:, None], RNG.normal(size=(N, T)), 0).astype(np.float32)
 KEYS = trajectory_keys(1, 0, jnp.arange(N), jnp.zeros(N, int))
 CLEAR = 1e-4
-MESHES = {"data": MeshConfig(), "tensor": MeshConfig(tensor=2), "fsdp": MeshConfig(data=2, fsdp=4)}
+MESHES = {"8x1x1": MeshConfig(), "1x8x1": MeshConfig(data=1, fsdp=8), "2x2x2": MeshConfig(2, 2, 2)}
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +156,19 @@ def test_memories_made_again_from_shards_equal_those_of_one_device(alone, mesh):
 
 SGD = optax.sgd(1.0, momentum=0.9)
 CONFIG = GRPOConfig(block_rows=8)
-STATIC = {"policy": ENGINE.policy, "temperature": 1.0, "config": CONFIG}
+POLICY = dataclasses.replace(ENGINE.policy, tied_embeddings=False, attention_bias=True, lora=LoraConfig(rank=4))
+"""With every kind of parameter that there is; all are trained, so that the gradient of each is compared."""
+STATIC = {"policy": POLICY, "temperature": 1.0, "config": CONFIG}
+
+
+@pytest.fixture(scope="module")
+def all_params():
+    params = random_params(POLICY)
+    started_at_0 = [name for name in params if name.endswith(("_bias", "_lora_b"))]
+    assert len(started_at_0) == 3 + 7
+    rng = np.random.default_rng(3)
+    noise = {name: jnp.asarray(rng.normal(0, 0.1, params[name].shape), jnp.float32) for name in started_at_0}
+    return {**params, **noise}
 
 
 @pytest.fixture(scope="module")
@@ -153,20 +179,21 @@ def trajectory(alone) -> Trajectory:
 
 
 @pytest.fixture(scope="module")
-def updated_alone(params, trajectory) -> tuple[TrainState, dict]:
+def updated_alone(all_params, trajectory) -> tuple[TrainState, dict]:
     return jax.jit(functools.partial(update, optimizer=SGD, **STATIC))(
-        init_state(params, SGD), {}, None, trajectory, ADVANTAGE_NT
+        init_state(all_params, SGD), {}, None, trajectory, ADVANTAGE_NT
     )
 
 
-def test_an_update_equals_that_of_one_device(params, trajectory, updated_alone, mesh):
-    state = init_state(params, SGD)
+def test_an_update_equals_that_of_one_device(all_params, trajectory, updated_alone, mesh):
+    """With SGD at rate 1 the parameters move by the gradient."""
+    state = init_state(all_params, SGD)
     shardings = tree_shardings(state, mesh)
-    step = jax.jit(functools.partial(update, optimizer=SGD, **STATIC), out_shardings=(shardings, None))
-    there = jax.device_put(trajectory, rows(mesh))
-    found, metrics = step(jax.device_put(state, shardings), {}, None, there, ADVANTAGE_NT)
+    step = jax.jit(functools.partial(update, optimizer=SGD, mesh=mesh, **STATIC), out_shardings=(shardings, None))
+    there = place_rows(trajectory, mesh, N)
+    found, metrics = step(place(state, mesh), {}, None, there, ADVANTAGE_NT)
     expected, wanted = updated_alone
-    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), expected.params, params)
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), expected.params, all_params)
     assert min(moved.values()) > 1e-4
     assert max(moved.values()) > 1e-2
     found_all, wanted_all = (
@@ -192,6 +219,18 @@ def test_moments_are_sliced_like_their_parameters(params, name):
         else:
             assert sharding.is_fully_replicated
     assert sliced >= 2 * len(RULES.keys() & params.keys())  # parameters and at least one moment of each
+
+
+def test_every_large_parameter_is_sliced_over_both_axes(all_params):
+    mesh = make_mesh(MeshConfig(data=1, fsdp=4, tensor=2))
+    even = {name: value[:256] if name in ("embed", "head") else value for name, value in all_params.items()}
+    for name, value in place(even, mesh).items():
+        parts = value.size // value.addressable_shards[0].data.size
+        adapter = 2 if name in ("o_lora_a", "down_lora_a") or name.endswith("_lora_b") else 4
+        if name in ("o_lora_b", "down_lora_b"):
+            adapter = 4
+        wanted = 1 if name.endswith("norm") else 2 if name.endswith("_bias") else adapter if "_lora_" in name else 8
+        assert parts == wanted, name
 
 
 def test_rules_say_what_is_sliced_and_odd_sizes_stay_whole(params):
@@ -222,3 +261,20 @@ def test_the_rest_of_the_devices_goes_to_data():
         mesh = make_mesh(MeshConfig(fsdp=fsdp, tensor=tensor))
         assert mesh.size == 8
         assert row_shards(mesh) == shards
+
+
+def test_a_process_alone_holds_all_rows_and_finds_them_as_they_were():
+    mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
+    rows_of = {"x": np.arange(8), "y": np.arange(16.0, dtype=np.float32).reshape(8, 2)}
+    placed = place_rows(rows_of, mesh, 8)
+    assert placed["y"].sharding == rows(mesh)
+    assert own_rows(mesh, 8).tolist() == own_rows(None, 8).tolist() == list(range(8))
+    for found in (own_part(placed), whole(placed), own_part(rows_of), whole(rows_of)):
+        jax.tree.map(np.testing.assert_array_equal, found, rows_of)
+
+
+def test_a_batch_that_the_shards_do_not_divide_is_told():
+    mesh = make_mesh(MeshConfig(fsdp=2, tensor=2))
+    check_rows(mesh, 3, 4)
+    with pytest.raises(UserError, match=r"grpo\.episodes x grpo\.group is 6, which 4 shards do not divide"):
+        check_rows(mesh, 3, 2)

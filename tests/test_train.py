@@ -11,7 +11,7 @@ from memalpha_jax.policy.sharding import tree_shardings
 from memalpha_jax.train import Trainer
 from memalpha_jax.workdir import Workdir
 
-ON_EIGHT_DEVICES = {"mesh.fsdp": 4, "grpo.group": 4, "run.trace_every": 0}
+ON_EIGHT_DEVICES = {"mesh.fsdp": 4, "grpo.group": 4, "grpo.block_rows": 0, "run.trace_every": 0}
 
 
 def test_parameters_keep_their_places_and_the_update_its_code(tmp_path_factory, tmp_path):
@@ -30,7 +30,8 @@ def test_the_learning_rate_falls_over_all_updates_of_all_minibatches(tmp_path_fa
     falling = {"warmup": 0.0, "decay": 1.0, "final_lr_share": 0.0, "weight_decay": 0.0}
     changes = {f"grpo.optimizer.{name}": value for name, value in falling.items()}
     start = mini.finished_run(tmp_path_factory)
-    config = mini.config({**changes, "grpo.group": 4, "grpo.minibatches": 2, "policy.path": str(start)})
+    rows = {"grpo.group": 8, "grpo.block_rows": 0, "grpo.minibatches": 2}
+    config = mini.config({**changes, **rows, "policy.path": str(start)})
     optimizer = Trainer(config, Workdir(tmp_path)).optimizer
     one = {"embed": jnp.ones(1)}
     state, sizes = optimizer.init(one), []

@@ -192,14 +192,3 @@ def test_lines_have_the_stated_number_of_pieces(copied):
         edges = np.flatnonzero(np.diff([False, *inside, False]))
         counts += (edges[1::2] - edges[::2]).tolist()
     assert (min(counts), max(counts)) == (COPY.pieces_min, COPY.pieces_max)
-
-
-def test_cropping_drops_padding_only(shown):
-    cropped = shown.crop(16)
-    assert cropped.prompt_MP.shape[1] == min(150, 16 * -(-int(shown.prompt_len_M.max()) // 16))
-    assert cropped.reply_MR.shape[1] == 16 * -(-int(shown.reply_len_M.max()) // 16)
-    assert cropped.prompt_MP.sum() == shown.prompt_MP.sum()
-    assert cropped.reply_MR.sum() == shown.reply_MR.sum()
-    two = shown.take(np.array([3, 1]))
-    np.testing.assert_array_equal(two.prompt_MP, shown.prompt_MP[[3, 1]])
-    assert two.reply_len_M.tolist() == shown.reply_len_M[[3, 1]].tolist()

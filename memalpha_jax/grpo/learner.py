@@ -9,7 +9,6 @@ dtype and never changes.
 from __future__ import annotations
 
 import dataclasses
-import functools
 
 import flax.struct
 import jax
@@ -20,15 +19,13 @@ from jax.sharding import PartitionSpec as Spec
 
 from memalpha_jax.errors import UserError
 from memalpha_jax.grpo.loss import ObjectiveConfig, policy_loss, token_weights
+from memalpha_jax.policy.buckets import sorted_by_length, sum_over_blocks, widths
 from memalpha_jax.policy.config import LoraConfig, PolicyConfig
 from memalpha_jax.policy.logprobs import reply_logprobs
 from memalpha_jax.policy.model import cast
 from memalpha_jax.policy.optimizer import OptimizerConfig
 from memalpha_jax.policy.sharding import ROWS
 from memalpha_jax.rollout.trajectory import Trajectory
-
-WIDTH_STEP = 128
-"""Fused attention kernels take whole blocks of so many tokens."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +120,7 @@ def to_blocks(trajectory: Trajectory, advantage_NT: jax.Array, config: GRPOConfi
         _weights(t, config),
     )
     blocks = Block(*(arrange(jnp.asarray(x)) for x in fields))
-    return jax.vmap(_sorted_by_length)(blocks) if config.buckets > 1 else blocks
+    return jax.vmap(lambda b: sorted_by_length(b, _row_tokens(b)))(blocks) if config.buckets > 1 else blocks
 
 
 def _weights(t: Trajectory, config: GRPOConfig) -> jax.Array:
@@ -143,12 +140,6 @@ def _weights(t: Trajectory, config: GRPOConfig) -> jax.Array:
 def _row_tokens(block: Block) -> jax.Array:
     """Tokens of each row that has a weight, else 0."""
     return jnp.where(jnp.any(block.weights > 0, axis=-1), block.prompt_len + block.reply_len, 0)
-
-
-def _sorted_by_length(blocks: Block) -> Block:
-    """[blocks, rows, ...] with the rows in the order of their lengths."""
-    order = jnp.argsort(_row_tokens(blocks).reshape(-1))
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[order].reshape(x.shape), blocks)
 
 
 def block_loss(params, reference, block: Block, policy: PolicyConfig, config: GRPOConfig, temperature: float, width=0):
@@ -179,40 +170,20 @@ def block_loss(params, reference, block: Block, policy: PolicyConfig, config: GR
     return loss, sums | {"loss": loss, "entropy": jnp.sum(block.weights * entropy)}
 
 
-def widths(config: GRPOConfig, slots: int) -> tuple[int, ...]:
-    """The widths of rows, up to `slots`, in equal steps; whole blocks of `WIDTH_STEP` where rows are long."""
-    step = WIDTH_STEP if slots >= WIDTH_STEP * config.buckets else 1
-    return tuple(min(-(-slots * (i + 1) // (config.buckets * step)) * step, slots) for i in range(config.buckets))
-
-
 def accumulate(params, base, reference, blocks: Block, policy: PolicyConfig, config: GRPOConfig, temperature: float):
-    """Gradient (float32, of `params`) and watched sums over [blocks, rows, ...], by a scan over blocks.
-
-    A block without any weight (episodes that have ended) costs nothing.
-    """
+    """Gradient (float32, of `params`) and watched sums over [blocks, rows, ...]."""
     computed = cast(params, policy.dtype)  # once, so that the blocks do not
-    slots = widths(config, blocks.prompt.shape[-1] + blocks.reply.shape[-1])
 
-    def gradient(width, block):
+    def gradient(block: Block, width: int):
         def loss(p):
             return block_loss({**base, **p}, reference, block, policy, config, temperature, width)
 
         gradient, sums = jax.grad(loss, has_aux=True)(computed)
-        rows = block.weights.shape[0]
-        sums |= {"tokens": jnp.sum(_row_tokens(block)), "slots": jnp.asarray(width * rows)}
+        sums |= {"tokens": jnp.sum(_row_tokens(block)), "slots": jnp.asarray(width * block.weights.shape[0])}
         return jax.tree.map(lambda x: x.astype(jnp.float32), (gradient, sums))
 
-    shapes = jax.eval_shape(lambda: gradient(slots[-1], jax.tree.map(lambda x: x[0], blocks)))
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    branches = [lambda block: zeros, *(functools.partial(gradient, width) for width in slots)]
-
-    def one_block(total, block):
-        longest = jnp.max(_row_tokens(block))
-        fits = jnp.argmax(longest <= jnp.asarray(slots))
-        new = jax.lax.switch(jnp.where(longest > 0, 1 + fits, 0), branches, block)
-        return jax.tree.map(jnp.add, total, new), None
-
-    return jax.lax.scan(one_block, zeros, blocks)[0]
+    slots = widths(blocks.prompt.shape[-1] + blocks.reply.shape[-1], config.buckets)
+    return sum_over_blocks(gradient, blocks, _row_tokens(blocks), slots)
 
 
 def apply_gradient(state: TrainState, gradient, optimizer: optax.GradientTransformation) -> tuple[TrainState, dict]:

@@ -34,7 +34,7 @@ class ObjectiveConfig:
 def token_weights(
     averaging: str, subaction_NTR: jax.Array, length_NT: jax.Array, active_NT: jax.Array, max_subactions: int
 ) -> jax.Array:
-    """Weight [N, T, R] float32 of every reply token; 0 on padding and on inactive steps.
+    """Weight [N, T, R] float32 of every reply token; 0 on padding, on inactive steps and where `subaction` is -1.
 
     `subaction`: mean over a sub-action's tokens, mean over a reply's sub-actions, sum over chunks, mean over the
     N trajectories (Mem-alpha). `token` and `sequence`: mean over a reply's tokens, mean over replies (with
@@ -42,10 +42,10 @@ def token_weights(
     mean over replies. `max_subactions`: one more than the calls a reply may hold.
     """
     R = subaction_NTR.shape[-1]
-    real = (jnp.arange(R) < length_NT[..., None]) & active_NT[..., None]
+    real = (jnp.arange(R) < length_NT[..., None]) & active_NT[..., None] & (subaction_NTR >= 0)
     replies = jnp.maximum(jnp.sum(active_NT & (length_NT > 0)), 1)
     if averaging in ("token", "sequence"):
-        return real / jnp.maximum(length_NT, 1)[..., None] / replies
+        return real / jnp.maximum(jnp.sum(real, axis=-1, keepdims=True), 1) / replies
     if averaging == "constant":
         return real / (R * replies)
     if averaging != "subaction":

@@ -5,6 +5,7 @@
     {{episodic_shown}} {{episodic_total}}               how many items of a list are shown, and exist
     {{tools}}                                           the tool schemas, a fixed text
     {{#semantic}} .. {{/semantic}}                      vanishes if that memory type is disabled
+    {{#no_thinking}} .. {{/no_thinking}}                vanishes if the reply may begin with thinking
     {{empty:none yet}}                                  what an empty memory reads as (default: empty)
     {{item:text [id]}}                                  how an item is written (default: [id] text)
 
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Set
 from typing import TYPE_CHECKING
 
 import flax.struct
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 LIST_SLOTS = {"episodic": MemoryType.EPISODIC, "semantic": MemoryType.SEMANTIC}
 COUNT_SLOTS = ("episodic_shown", "episodic_total", "semantic_shown", "semantic_total")
 SLOTS = ("core", "chunk", *LIST_SLOTS, "core_tokens", "core_limit", *COUNT_SLOTS)
+NO_THINKING = "no_thinking"
 DEFAULT_EMPTY = "empty"
 DEFAULT_ITEM = "[id] text"
 
@@ -107,15 +110,21 @@ class RenderTables:
     item: ItemFormat = flax.struct.field(pytree_node=False)
 
 
-def parse_template(text: str, config: MemoryConfig, tools: str | None = None) -> PromptTemplate:
-    """Reads a template; `tools` is the text of its {{tools}} slot.
+def parse_template(text: str, config: MemoryConfig, tools: str | None = None, thinking: bool = False) -> PromptTemplate:
+    """Reads a template; `tools` is the text of its {{tools}} slot, `thinking` whether the reply may think first.
 
-    Raises UserError for a slot that does not exist (or has no text), for a section that does not end and for an
-    item without its id or its text.
+    Raises UserError for a slot that does not exist (or has no text), for a section that does not end, for an
+    item without its id or its text, and for `thinking` where the template has no {{#no_thinking}} to leave out.
     """
+    if thinking and f"{{{{#{NO_THINKING}}}}}" not in text:
+        raise UserError(
+            "prompt template: thinking is on, but the template has no {{#no_thinking}} section, so it is not for "
+            "models that think; set rollout.thinking to False, or put what keeps the model from thinking there"
+        )
+    shown = {*config.enabled} if thinking else {*config.enabled, NO_THINKING}
     text = _LONE_MARK.sub(r"\1", text)
     empty, item = _EMPTY.search(text), _ITEM.search(text)
-    text = _SECTION.sub(lambda match: _section(match, config), _ITEM.sub("", _EMPTY.sub("", text)))
+    text = _SECTION.sub(lambda match: _section(match, shown), _ITEM.sub("", _EMPTY.sub("", text)))
     parts = []
     for index, piece in enumerate(_SLOT.split(text)):
         if index % 2 == 0:
@@ -135,14 +144,18 @@ def parse_template(text: str, config: MemoryConfig, tools: str | None = None) ->
 
 
 def compile_template(
-    template: PromptTemplate | str, tokenizer: Tokenizer, config: MemoryConfig, tools: str | None = None
+    template: PromptTemplate | str,
+    tokenizer: Tokenizer,
+    config: MemoryConfig,
+    tools: str | None = None,
+    thinking: bool = False,
 ) -> RenderTables:
     """Encodes a template's fixed texts, which are trusted: control and frame strings become single tokens.
 
     Raises UserError as `parse_template` does, and for a tokenizer that splits digits.
     """
     if isinstance(template, str):
-        template = parse_template(template, config, tools)
+        template = parse_template(template, config, tools, thinking)
     literals = [token for digit in "0123456789" for token in tokenizer.encode(digit)]
     if len(literals) != 10:
         raise UserError("the tokenizer must encode each digit as one token; train it with digits as pieces")
@@ -166,12 +179,12 @@ def compile_template(
     )
 
 
-def _section(match: re.Match[str], config: MemoryConfig) -> str:
+def _section(match: re.Match[str], shown: Set[str]) -> str:
     name, body = match.groups()
-    known = [kind.name.lower() for kind in MemoryType]
+    known = [*(kind.name.lower() for kind in MemoryType), NO_THINKING]
     if name not in known:
         raise UserError(f"prompt template: unknown section {{{{#{name}}}}}; sections are {', '.join(known)}")
-    return body if name in config.enabled else ""
+    return body if name in shown else ""
 
 
 def _joined(parts: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:

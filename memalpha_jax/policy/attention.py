@@ -20,8 +20,23 @@ SPLASH_BLOCK = 128
 """Splash attention takes whole blocks of so many tokens."""
 
 
+class Shared(NamedTuple):
+    """Keys and values in front of a row's own that several rows have in common, held once.
+
+    Of N rows, neighbours share: row n sees copy n // (N / M).
+
+    Attributes:
+      k_MKDS, v_MKSD: as in a cache.
+      visible_N: int32, how many of the S slots each row is to see; None is all.
+    """
+
+    k_MKDS: jax.Array
+    v_MKSD: jax.Array
+    visible_N: jax.Array | None = None
+
+
 class Causal(NamedTuple):
-    """The mask of right-padded rows without gaps: query t sees slots 0 to t.
+    """The mask of right-padded rows without gaps: query t sees slots 0 to t, and all that is shared.
 
     What padding sees is nobody's business, and it lies behind everything real, so lengths are not needed.
     """
@@ -33,6 +48,7 @@ def attend(
     v_NKSD: jax.Array,
     mask: jax.Array | Causal,
     implementation: str = "auto",
+    shared: tuple[Shared, ...] = (),
 ) -> jax.Array:
     """Softmax attention of H query heads over K key/value heads (here K is key/value heads, D the head size).
 
@@ -42,6 +58,7 @@ def attend(
       v_NKSD: values.
       mask: bool [N, T, S], True where query t may look at slot s; or `Causal()`, where T = S.
       implementation: "xla", "cudnn", "splash" or "auto" (see `fused`); the kernels serve `Causal` only.
+      shared: keys and values in front of those.
 
     Returns:
       [N, H, T, D], in the dtype of `v_NKSD`.
@@ -50,48 +67,122 @@ def attend(
       UserError: a kernel that this platform does not have.
     """
     if not isinstance(mask, Causal):
-        return _attend_xla(q_NHTD, k_NKDS, v_NKSD, mask)
-    kernel = fused(implementation, q_NHTD)
-    if kernel == "cudnn":
-        return _attend_cudnn(q_NHTD, k_NKDS, v_NKSD)
-    if kernel == "splash":
-        return _attend_splash(q_NHTD, k_NKDS, v_NKSD)
-    T = q_NHTD.shape[2]
-    return _attend_xla(q_NHTD, k_NKDS, v_NKSD, jnp.tri(T, dtype=bool)[None])
+        return _attend_xla(q_NHTD, k_NKDS, v_NKSD, mask, shared)
+    slots = q_NHTD.shape[2] + sum(part.k_MKDS.shape[3] for part in shared)
+    kernel = fused(implementation, q_NHTD, slots)
+    if kernel == "xla":
+        T = q_NHTD.shape[2]
+        return _attend_xla(q_NHTD, k_NKDS, v_NKSD, jnp.tri(T, dtype=bool)[None], shared)
+    attend_fused = _attend_cudnn if kernel == "cudnn" else _attend_splash
+    if not shared:
+        return attend_fused(q_NHTD, k_NKDS, v_NKSD)
+    q, k, v, start_N = whole_rows(q_NHTD, k_NKDS, v_NKSD, shared)
+    return _from(attend_fused(q, k, v), start_N, q_NHTD.shape[2], 1)
 
 
-def fused(implementation: str, q_NHTD: jax.Array, platform: str | None = None) -> str:
-    """The kernel for a causal call: what was asked for, or by platform with "auto".
+def fused(implementation: str, q_NHTD: jax.Array, slots: int, platform: str | None = None) -> str:
+    """The kernel for a causal call over so many slots: what was asked for, or by platform with "auto".
 
     "auto" takes cudnn on a GPU and splash on a TPU where shape and dtype allow it, else xla.
     """
     platform = platform or jax.default_backend()
-    D, T = q_NHTD.shape[-1], q_NHTD.shape[2]
+    D = q_NHTD.shape[-1]
     if implementation == "auto":
         half = q_NHTD.dtype in (jnp.bfloat16, jnp.float16)
         if platform == "gpu" and half and D % 8 == 0 and D <= 128:
             return "cudnn"
-        return "splash" if platform == "tpu" and D % 128 == 0 and T % SPLASH_BLOCK == 0 else "xla"
+        return "splash" if platform == "tpu" and D % 128 == 0 and slots % SPLASH_BLOCK == 0 else "xla"
     if implementation == "cudnn" and platform != "gpu":
         raise UserError(f'policy.attention is "cudnn", which needs a GPU; this is a {platform}: take "auto" or "xla"')
-    if implementation == "splash" and T % SPLASH_BLOCK:
+    if implementation == "splash" and slots % SPLASH_BLOCK:
         raise UserError(
-            f'policy.attention is "splash", which takes rows of whole blocks of {SPLASH_BLOCK} tokens, not {T}: '
+            f'policy.attention is "splash", which takes rows of whole blocks of {SPLASH_BLOCK} tokens, not {slots}: '
             'take "auto", or round the prompt and reply budgets'
         )
     return implementation
 
 
-def _attend_xla(q_NHTD: jax.Array, k_NKDS: jax.Array, v_NKSD: jax.Array, mask_NTS: jax.Array) -> jax.Array:
+def _attend_xla(
+    q_NHTD: jax.Array, k_NKDS: jax.Array, v_NKSD: jax.Array, mask_NTS: jax.Array, shared: tuple[Shared, ...]
+) -> jax.Array:
+    """One softmax over the shared slots and a row's own."""
+    scores = [_shared_scores(q_NHTD, part) for part in shared]
+    scores.append(jnp.where(mask_NTS[:, None], _scores(q_NHTD, k_NKDS), MASKED))
+    probs = [p.astype(v_NKSD.dtype) for p in _softmax(scores)]
+    values = [*(part.v_MKSD for part in shared), v_NKSD]
+    return functools.reduce(jnp.add, map(_weighted, probs, values))
+
+
+def _softmax(scores: list[jax.Array]) -> list[jax.Array]:
+    """As of the concatenated scores, which would be a copy of them all."""
+    if len(scores) == 1:
+        return [jax.nn.softmax(scores[0])]
+    highest = functools.reduce(jnp.maximum, [jnp.max(s, axis=-1, keepdims=True) for s in scores])
+    weights = [jnp.exp(s - highest) for s in scores]
+    total = functools.reduce(jnp.add, [jnp.sum(w, axis=-1, keepdims=True) for w in weights])
+    return [w / total for w in weights]
+
+
+def _shared_scores(q_NHTD: jax.Array, part: Shared) -> jax.Array:
+    scores = _scores(q_NHTD, part.k_MKDS)
+    if part.visible_N is None:
+        return scores
+    visible_NS = jnp.arange(part.k_MKDS.shape[3]) < part.visible_N[:, None]
+    return jnp.where(visible_NS[:, None, None], scores, MASKED)
+
+
+def _scores(q_NHTD: jax.Array, k_MKDS: jax.Array) -> jax.Array:
+    """[N, H, T, S] float32: one product for all rows and heads that share a key."""
     N, H, T, D = q_NHTD.shape
-    K, S = k_NKDS.shape[1], k_NKDS.shape[3]
-    q = q_NHTD.reshape(N, K, (H // K) * T, D)
-    scores = jax.lax.batch_matmul(q, k_NKDS).reshape(N, H, T, S)
-    scores = scores.astype(jnp.float32) * (D**-0.5)
-    scores = jnp.where(mask_NTS[:, None], scores, MASKED)
-    probs = jax.nn.softmax(scores, axis=-1).astype(v_NKSD.dtype)
-    out = jax.lax.batch_matmul(probs.reshape(N, K, (H // K) * T, S), v_NKSD)
-    return out.reshape(N, H, T, D)
+    M, K, _, S = k_MKDS.shape
+    q = q_NHTD.reshape(M, N // M, K, (H // K) * T, D).swapaxes(1, 2).reshape(M, K, -1, D)
+    scores = jax.lax.batch_matmul(q, k_MKDS).reshape(M, K, N // M, (H // K) * T, S)
+    return scores.swapaxes(1, 2).reshape(N, H, T, S).astype(jnp.float32) * (D**-0.5)
+
+
+def _weighted(probs_NHTS: jax.Array, v_MKSD: jax.Array) -> jax.Array:
+    """[N, H, T, D]: the values, weighted."""
+    N, H, T, S = probs_NHTS.shape
+    M, K, _, D = v_MKSD.shape
+    probs = probs_NHTS.reshape(M, N // M, K, (H // K) * T, S).swapaxes(1, 2).reshape(M, K, -1, S)
+    out = jax.lax.batch_matmul(probs, v_MKSD).reshape(M, K, N // M, (H // K) * T, D)
+    return out.swapaxes(1, 2).reshape(N, H, T, D)
+
+
+def whole_rows(
+    q_NHTD: jax.Array, k_NKDT: jax.Array, v_NKTD: jax.Array, shared: tuple[Shared, ...]
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Rows of S slots as if nothing were shared, for kernels that know causal squares only.
+
+    Own queries, keys and values stand behind the visible shared ones; queries in front of them are made up, since
+    nobody reads what they give.
+
+    Returns:
+      q [N, H, S, D], k [N, K, D, S], v [N, K, S, D], where S is the sum of all slots, and int32 [N], where each row's
+      own begin.
+    """
+    N, _, T, _ = q_NHTD.shape
+    slots = T + sum(part.k_MKDS.shape[3] for part in shared)
+    start_N = jnp.zeros(N, jnp.int32)
+    k = jnp.zeros((*k_NKDT.shape[:3], slots), k_NKDT.dtype)
+    v = jnp.zeros((*v_NKTD.shape[:2], slots, v_NKTD.shape[3]), v_NKTD.dtype)
+    for part in shared:  # each overwrites what of the one before was not visible
+        copies = N // part.k_MKDS.shape[0]
+        k = _placed(k, jnp.repeat(part.k_MKDS, copies, axis=0), start_N, 2)
+        v = _placed(v, jnp.repeat(part.v_MKSD, copies, axis=0), start_N, 1)
+        start_N = start_N + (part.k_MKDS.shape[3] if part.visible_N is None else part.visible_N)
+    q = jnp.zeros((*q_NHTD.shape[:2], slots, q_NHTD.shape[3]), q_NHTD.dtype)
+    return _placed(q, q_NHTD, start_N, 1), _placed(k, k_NKDT, start_N, 2), _placed(v, v_NKTD, start_N, 1), start_N
+
+
+def _placed(x_N: jax.Array, part_N: jax.Array, start_N: jax.Array, axis: int) -> jax.Array:
+    return jax.vmap(lambda x, part, start: jax.lax.dynamic_update_slice_in_dim(x, part, start, axis))(
+        x_N, part_N, start_N
+    )
+
+
+def _from(x_N: jax.Array, start_N: jax.Array, size: int, axis: int) -> jax.Array:
+    return jax.vmap(lambda x, start: jax.lax.dynamic_slice_in_dim(x, start, size, axis))(x_N, start_N)
 
 
 def _attend_cudnn(q_NHTD: jax.Array, k_NKDS: jax.Array, v_NKSD: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ import numpy as np
 from flax import linen as nn
 
 from memalpha_jax.errors import UserError
-from memalpha_jax.policy.attention import Causal, attend
+from memalpha_jax.policy.attention import Causal, Shared, attend
 from memalpha_jax.policy.config import PolicyConfig, YarnConfig
 
 INITS = ("qwen3", "copying")
@@ -32,6 +32,8 @@ class LayerCache(NamedTuple):
 
 
 KVCache = tuple[LayerCache, ...]
+SharedCache = tuple[tuple[Shared, ...], ...]
+"""For each layer what rows have in common, from front to back; () where nothing is."""
 Params = dict[str, jax.Array]
 """Parameters by name, those of the layers stacked; see `parameter_shapes`."""
 
@@ -45,9 +47,12 @@ def rms_norm(x: jax.Array, gain: jax.Array, eps: float) -> jax.Array:
 
 def rotary_frequencies(head_dim: int, theta: float, yarn: YarnConfig) -> tuple[np.ndarray, float]:
     """Frequencies [head_dim/2] float32 and the factor of cosines and sines (RoFormer, eq. 15; YaRN, eqs. 17 to 21)."""
-    frequency = theta ** (-np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim))
+    # Rounded where transformers rounds: at position 40,000 the last bit of a frequency is a turn of 0.005 radians.
+    exponent = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    period = (theta ** exponent.astype(np.float64)).astype(np.float32)
+    frequency = np.float32(1) / period
     if yarn.factor == 1:
-        return frequency.astype(np.float32), yarn.attention_factor or 1.0
+        return frequency, yarn.attention_factor or 1.0
 
     def dimension(rotations: float) -> float:
         return head_dim * math.log(yarn.original_positions / (rotations * 2 * math.pi)) / (2 * math.log(theta))
@@ -56,9 +61,10 @@ def rotary_frequencies(head_dim: int, theta: float, yarn: YarnConfig) -> tuple[n
     if yarn.truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, head_dim - 1)
-    ramp = np.clip((np.arange(head_dim // 2) - low) / max(high - low, 1e-3), 0, 1)
-    mixed = frequency * (1 - ramp) + frequency / yarn.factor * ramp
-    return mixed.astype(np.float32), yarn.attention_factor or 0.1 * math.log(yarn.factor) + 1
+    ramp = (np.arange(head_dim // 2, dtype=np.float32) - np.float32(low)) / np.float32(max(high - low, 1e-3))
+    kept = 1 - np.clip(ramp, 0, 1)
+    mixed = np.float32(1) / (np.float32(yarn.factor) * period) * (1 - kept) + frequency * kept
+    return mixed, yarn.attention_factor or 0.1 * math.log(yarn.factor) + 1
 
 
 def rotary(positions_NT: jax.Array, config: PolicyConfig) -> tuple[jax.Array, jax.Array]:
@@ -134,6 +140,7 @@ class Qwen3(nn.Module):
         mask: jax.Array | Causal,
         cache: KVCache | None = None,
         slot: jax.Array | int = 0,
+        shared: SharedCache = (),
     ) -> tuple[jax.Array, KVCache]:
         """Final normed states [N, T, D] and the new cache.
 
@@ -145,26 +152,27 @@ class Qwen3(nn.Module):
           cache: earlier keys and values; the T new ones are written at `slot`. None: S = T, and the returned
             cache holds this call's keys and values.
           slot: first slot to write, the same for all rows.
+          shared: keys and values in front of the cache that rows have in common.
         """
         c = self.config
         cos_sin = rotary(positions_NT, c)
         x_NTD = self.whole["embed"][tokens_NT].astype(c.dtype)
 
-        def layer(params, x, kv):
-            return decoder_layer(c, params, x, cos_sin, mask, kv, slot)
+        def layer(params, x, kv, before=()):
+            return decoder_layer(c, params, x, cos_sin, mask, kv, slot, before)
 
         if c.remat == "layer":
             layer = jax.checkpoint(layer)
         elif c.remat == "dots":
             layer = jax.checkpoint(layer, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable)
-        if c.scan_layers and cache is None:
+        if c.scan_layers and cache is None and not shared:
             x_NTD, stacked = jax.lax.scan(lambda x, p: layer(p, x, None), x_NTD, self.layers)
             new = tuple(jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(c.layers))
         else:
             new = ()
             for i in range(c.layers):
                 params = jax.tree.map(lambda a, i=i: a[i], self.layers)
-                x_NTD, kv = layer(params, x_NTD, None if cache is None else cache[i])
+                x_NTD, kv = layer(params, x_NTD, cache[i] if cache else None, shared[i] if shared else ())
                 new = (*new, kv)
         return rms_norm(x_NTD, self.whole["norm"], c.norm_eps), new
 
@@ -198,6 +206,7 @@ def decoder_layer(
     mask: jax.Array | Causal,
     cache: LayerCache | None,
     slot: jax.Array | int,
+    shared: tuple[Shared, ...] = (),
 ) -> tuple[jax.Array, LayerCache]:
     """One pre-norm block: attention, then the gated MLP. Returns the new residual stream and cache."""
     N, T, _ = x_NTD.shape
@@ -216,7 +225,7 @@ def decoder_layer(
         k_NKDT = jax.lax.dynamic_update_slice_in_dim(cache.k_NKDS, k_NKDT, slot, 3)
         v_NKTD = jax.lax.dynamic_update_slice_in_dim(cache.v_NKSD, v_NKTD, slot, 2)
     attention = jax.checkpoint(attend, static_argnums=4) if c.remat == "attention" else attend
-    attended = attention(q, k_NKDT, v_NKTD, mask, c.attention)
+    attended = attention(q, k_NKDT, v_NKTD, mask, c.attention, shared)
     x_NTD = x_NTD + linear(c, p, "o", attended.swapaxes(1, 2).reshape(N, T, c.heads * c.head_dim))
     h = rms_norm(x_NTD, p["mlp_norm"], c.norm_eps)
     x_NTD = x_NTD + linear(c, p, "down", jax.nn.silu(linear(c, p, "gate", h)) * linear(c, p, "up", h))

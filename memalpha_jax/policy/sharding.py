@@ -6,8 +6,11 @@ Mesh axes: `data` (trajectories), `fsdp` (trajectories, with parameters sliced o
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
@@ -69,6 +72,76 @@ def rows(mesh: Mesh) -> NamedSharding:
 
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, Spec())
+
+
+def check_rows(mesh: Mesh, episodes: int, group: int) -> None:
+    """UserError unless the devices share `episodes` x `group` trajectories evenly, and no two processes a group."""
+    N, shards = episodes * group, row_shards(mesh)
+    if N % shards:
+        raise UserError(
+            f"grpo.episodes x grpo.group is {N}, which {shards} shards do not divide (mesh.data x mesh.fsdp); "
+            "change either"
+        )
+    held = {tuple(_rows_of(mesh, N, process)) for process in {d.process_index for d in mesh.devices.flat}}
+    if any(np.any(np.bincount(np.array(own) // group) % group) for own in held):
+        multiple = len(held) if episodes % len(held) else shards
+        raise UserError(
+            f"grpo.episodes is {episodes}, so that the {group} trajectories of an episode would be split over "
+            f"{len(held)} processes, which score them apart; make it a multiple of {multiple}"
+        )
+
+
+def own_rows(mesh: Mesh | None, N: int) -> np.ndarray:
+    """Which of N rows, placed as `rows(mesh)`, this process holds, in ascending order; without a mesh all."""
+    return np.arange(N) if mesh is None else _rows_of(mesh, N, jax.process_index())
+
+
+def _rows_of(mesh: Mesh, N: int, process: int) -> np.ndarray:
+    parts = rows(mesh).devices_indices_map((N,)).items()
+    return np.unique(np.concatenate([np.arange(N)[part] for device, part in parts if device.process_index == process]))
+
+
+def place(tree: Any, mesh: Mesh) -> Any:
+    """Parameters or optimizer state sliced as `tree_shardings` says, from arrays that every process holds in full."""
+
+    def placed(x: Any, sharding: NamedSharding) -> jax.Array:
+        # With several processes `device_put` would send what each of them has anyway, where it can at all.
+        if sharding.is_fully_addressable or (isinstance(x, jax.Array) and not x.is_fully_addressable):
+            return jax.device_put(x, sharding)
+        return jax.make_array_from_callback(x.shape, sharding, lambda index: np.asarray(x[index]))
+
+    return jax.tree.map(placed, tree, tree_shardings(tree, mesh))
+
+
+def place_rows(tree: Any, mesh: Mesh | None, N: int) -> Any:
+    """Arrays of N rows over the mesh, from numpy arrays of those that this process holds (see `own_rows`)."""
+    if mesh is None:
+        return tree
+    place = jax.make_array_from_process_local_data
+    return jax.tree.map(lambda x: place(rows(mesh), np.asarray(x), (N, *np.shape(x)[1:])), tree)
+
+
+def own_part(tree: Any) -> Any:
+    """The rows that this process holds of arrays placed as `rows(mesh)`, as numpy arrays."""
+
+    def part(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or x.is_fully_addressable:
+            return jax.device_get(x)
+        shards = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+        return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
+
+    return jax.tree.map(part, tree)
+
+
+def whole(tree: Any) -> Any:
+    """The arrays in full, as numpy arrays, on every process; every process must call it."""
+
+    def gathered(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or x.is_fully_addressable:
+            return jax.device_get(x)
+        return multihost_utils.process_allgather(x, tiled=True)
+
+    return jax.tree.map(gathered, tree)
 
 
 def tree_shardings(tree, mesh: Mesh):

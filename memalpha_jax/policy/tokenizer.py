@@ -13,16 +13,17 @@ import json
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import sentencepiece
 
 from memalpha_jax.errors import UserError
 
 EOS = "<|im_end|>"
-CONTROL = ("<|im_start|>", EOS, "<think>", "</think>")
+THINK = ("<think>", "</think>")
+CONTROL = ("<|im_start|>", EOS, *THINK)
 _SPACE = "\u2581"  # how SentencePiece spells a space; the character itself is spelled in bytes
-_FILES = ("tokenizer.model", "frames.json")
+SENTENCEPIECE_FILES = ("tokenizer.model", "frames.json")
 
 
 class Tokenizer(Protocol):
@@ -47,8 +48,45 @@ class Tokenizer(Protocol):
         ...
 
     def token_bytes(self, token: int) -> bytes:
-        """The UTF-8 bytes one token stands for (padding: none)."""
+        """The UTF-8 bytes one token stands for; none for padding and the ids of an embedding's unused rows."""
         ...
+
+
+class StoredTokenizer(Tokenizer, Protocol):
+    """A tokenizer that can be kept: in a checkpoint, or in a folder beside exported weights."""
+
+    def files(self) -> dict[str, bytes]:
+        """Name to content; `tokenizer_from_files` is the inverse."""
+        ...
+
+    def save(self, folder: pathlib.Path) -> None:
+        """Writes the files into `folder`; `load_tokenizer` is the inverse."""
+        ...
+
+
+class ThinkingIds(NamedTuple):
+    """start_id, end_id: the tokens `<think>` and `</think>`.
+
+    forced_ids: what a reply is made to write when its thinking budget is used up, `end_id` among them.
+    """
+
+    start_id: int
+    end_id: int
+    forced_ids: tuple[int, ...]
+
+
+def thinking_ids(tokenizer: Tokenizer) -> ThinkingIds:
+    """The tokens of a reply's thinking; it is ended with the line ends that Qwen3 itself puts around `</think>`.
+
+    Raises:
+      UserError: `<think>` or `</think>` is not one token, so this is the tokenizer of no thinking model.
+    """
+    start_ids, end_ids = (tokenizer.encode_trusted(mark) for mark in THINK)
+    if len(start_ids) != 1 or len(end_ids) != 1:
+        raise UserError(
+            f"the tokenizer has no tokens {' and '.join(THINK)}: thinking needs a model made for it (Qwen3)"
+        )
+    return ThinkingIds(start_ids[0], end_ids[0], tuple(tokenizer.encode_trusted(f"\n{THINK[1]}\n\n")))
 
 
 class SentencePieceTokenizer:
@@ -123,28 +161,30 @@ class SentencePieceTokenizer:
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        return b"".join(self._bytes[i] for i in ids).decode("utf-8", "replace")
+        return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
 
     def token_bytes(self, token: int) -> bytes:
-        return self._bytes[token]
+        return self._bytes[token] if 0 <= token < self.vocab_size else b""
 
     def files(self) -> dict[str, bytes]:
         """Name to content, what a checkpoint stores."""
-        return dict(zip(_FILES, (self.model, json.dumps(self.frames).encode()), strict=True))
+        return dict(zip(SENTENCEPIECE_FILES, (self.model, json.dumps(self.frames).encode()), strict=True))
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> SentencePieceTokenizer:
         """The inverse of `files`."""
-        missing = [name for name in _FILES if name not in files]
+        missing = [name for name in SENTENCEPIECE_FILES if name not in files]
         if missing:
-            raise UserError(f"the tokenizer is incomplete: {', '.join(missing)} missing; expected {_FILES}")
+            raise UserError(
+                f"the tokenizer is incomplete: {', '.join(missing)} missing; expected {SENTENCEPIECE_FILES}"
+            )
         try:
-            frames = json.loads(files[_FILES[1]])
+            frames = json.loads(files[SENTENCEPIECE_FILES[1]])
         except ValueError as error:
-            raise UserError(f"the tokenizer's {_FILES[1]} is not valid JSON: {error}") from error
+            raise UserError(f"the tokenizer's {SENTENCEPIECE_FILES[1]} is not valid JSON: {error}") from error
         if not isinstance(frames, list) or EOS not in frames:
-            raise UserError(f"the tokenizer's {_FILES[1]} must be a list of texts, {EOS!r} among them")
-        return cls(files[_FILES[0]], frames)
+            raise UserError(f"the tokenizer's {SENTENCEPIECE_FILES[1]} must be a list of texts, {EOS!r} among them")
+        return cls(files[SENTENCEPIECE_FILES[0]], frames)
 
     def save(self, folder: pathlib.Path) -> None:
         """Writes the two files of a tokenizer into `folder`."""
@@ -155,7 +195,7 @@ class SentencePieceTokenizer:
     @classmethod
     def load(cls, folder: pathlib.Path) -> SentencePieceTokenizer:
         """Reads what `save` wrote; UserError names a missing file."""
-        present = {name: (folder / name).read_bytes() for name in _FILES if (folder / name).is_file()}
+        present = {name: (folder / name).read_bytes() for name in SENTENCEPIECE_FILES if (folder / name).is_file()}
         if not present:
-            raise UserError(f"no tokenizer in {folder}: expected the files {' and '.join(_FILES)}")
+            raise UserError(f"no tokenizer in {folder}: expected the files {' and '.join(SENTENCEPIECE_FILES)}")
         return cls.from_files(present)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from memalpha_jax.episodes.episode import Episode, Question
 from memalpha_jax.memory.state import MemoryState, MemoryType, empty_memory, memory_core, memory_items, unstack
+from memalpha_jax.policy.sharding import own_part, place_rows, whole
 from memalpha_jax.policy.tokenizer import Tokenizer
 from memalpha_jax.rewards.credit import gains, steps_asked
 from memalpha_jax.rewards.judge import Judge
@@ -26,6 +28,9 @@ from memalpha_jax.rewards.reward import (
 from memalpha_jax.rewards.stale import revisions
 from memalpha_jax.rollout.rollout import Engine, apply_batch, room_for
 from memalpha_jax.rollout.trajectory import Trajectory
+
+_SCORED = ("calls", "statuses_NTK", "active_NT", "memory_tokens_NT", "memory")
+"""The fields of a Trajectory that scoring looks at; the others need not leave the device."""
 
 
 def reader_queries(
@@ -67,25 +72,26 @@ class Scorer:
     ) -> tuple[Rewards, AppliedCalls, list[list[str]]]:
         """Rewards of N trajectories, their calls, and the reader's answers from the final memories.
 
+        Where the trajectories lie on several processes, these are those of this process, and N counts them only.
+
         Args:
           episodes_N: the episode of each trajectory. chunk_tokens_N: tokens of its chunks.
           group_N: the group of each trajectory, within which a failed judge masks r4 together.
         """
-        calls, statuses, active_NT, tokens_NT = jax.device_get(
-            (trajectory.calls, trajectory.statuses_NTK, trajectory.active_NT, trajectory.memory_tokens_NT)
-        )
+        trajectory = replace(trajectory, **own_part({name: getattr(trajectory, name) for name in _SCORED}))
+        active_NT = trajectory.active_NT
         scores, answers = self._answered(trajectory, episodes_N)
         gains_NT = None
         if self.config.credit == "gain":
             gains_NT = np.zeros(active_NT.shape)
             for n, (episode, scores_QT) in enumerate(zip(episodes_N, scores, strict=True)):
                 gains_NT[n, : scores_QT.shape[1]] = gains(episode.questions, scores_QT)
-        applied = applied_calls(calls, statuses, self.tokenizer.decode)
+        applied = applied_calls(trajectory.calls, trajectory.statuses_NTK, self.tokenizer.decode)
         rewards = compute_rewards(
             [scores_QT[:, -1].tolist() for scores_QT in scores],
             applied,
             chunk_mask_NT=active_NT,
-            memory_tokens_N=tokens_NT[:, -1],
+            memory_tokens_N=trajectory.memory_tokens_NT[:, -1],
             chunk_tokens_N=chunk_tokens_N,
             config=self.config,
             judge=self.judge,
@@ -137,3 +143,13 @@ class Scorer:
                 memory, _ = self._apply(memory, calls, np.int32(t))
                 yield t, memory
         yield T - 1, trajectory.memory
+
+
+def of_all_rows(rewards: Rewards, applied: AppliedCalls, mesh: Mesh, N: int) -> tuple[Rewards, AppliedCalls]:
+    """The rewards and calls of all N trajectories, on every process, from those of each; the calls without texts.
+
+    Advantages need them: the mean and the deviation may be those of the whole batch.
+    """
+    mine = (vars(rewards), {name: value for name, value in vars(applied).items() if name != "texts"})
+    all_rewards, all_calls = whole(place_rows(mine, mesh, N))
+    return replace(rewards, **all_rewards), replace(applied, texts=(), **all_calls)

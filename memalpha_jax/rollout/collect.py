@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from memalpha_jax.distributed import together
 from memalpha_jax.episodes.batch import EpisodeBatch, tokenize_episodes
 from memalpha_jax.episodes.episode import Episode
 from memalpha_jax.errors import UserError
 from memalpha_jax.memory.state import empty_memory
-from memalpha_jax.policy.sharding import rows
+from memalpha_jax.policy.sharding import own_rows, place_rows, rows
 from memalpha_jax.policy.tokenizer import Tokenizer
 from memalpha_jax.rollout.engine import chunk_budget
 from memalpha_jax.rollout.rollout import Engine, rollout, room_for, trajectory_keys
@@ -21,13 +23,26 @@ from memalpha_jax.rollout.trajectory import Trajectory
 Collector = Callable[[Any, int, Sequence[int]], tuple[Trajectory, EpisodeBatch]]
 
 
+def deal(x_N: jax.Array, parts: int, group: int) -> jax.Array:
+    """[N, ...] as [parts, N / parts, ...]: whole groups dealt out like cards, so each part has some of every shard."""
+    x = x_N.reshape(-1, parts, group, *x_N.shape[1:])
+    return jnp.moveaxis(x, 1, 0).reshape(parts, -1, *x_N.shape[1:])
+
+
+def gather_parts(x_parts: jax.Array, group: int) -> jax.Array:
+    """The inverse of `deal`."""
+    parts, rest = x_parts.shape[0], x_parts.shape[2:]
+    return jnp.moveaxis(x_parts.reshape(parts, -1, group, *rest), 0, 1).reshape(-1, *rest)
+
+
 def make_collector(
     engine: Engine, tokenizer: Tokenizer, episodes: Sequence[Episode], group: int, seed: int
 ) -> Collector:
-    """A function from (params, step, episode indices [B]) to (trajectories [B * G], tokenised episodes [B]).
+    """A function from (params, step, episode indices [B]) to (trajectories [B * G], tokenised episodes).
 
     Trajectories of one episode are neighbours. Shapes are fixed by the longest episode and the prompt budget, so
-    the rollout is compiled once. UserError for a chunk that does not fit the prompt.
+    the rollout is compiled once. Each process of a run tokenises, and gets, the episodes of the trajectories that it
+    holds; a process that runs alone gets all. UserError for a chunk that does not fit the prompt.
     """
     T = max(len(episode.chunks) for episode in episodes)
     capacity = chunk_budget(engine)
@@ -36,26 +51,37 @@ def make_collector(
             f"config.rollout.prompt_tokens is {engine.rollout.prompt_tokens}, and the template "
             f"{engine.rollout.template!r} alone takes {engine.rollout.prompt_tokens - capacity}; raise it"
         )
-    for episode in episodes:  # now rather than at the step that happens to draw it
-        tokenize_episodes([episode], tokenizer, max_chunks=T, chunk_capacity=capacity)
+
+    def check() -> None:
+        for episode in episodes[jax.process_index() :: jax.process_count()]:
+            tokenize_episodes([episode], tokenizer, max_chunks=T, chunk_capacity=capacity)
+
+    together(check)  # now rather than at the step that happens to draw it
     memory_config = room_for(engine.memory, engine.rollout, T)
 
-    @jax.jit
-    def run(params, step, batch: EpisodeBatch) -> Trajectory:
-        batch_N = jax.tree.map(lambda x: x.repeat(group, axis=0), batch)
-        if engine.mesh is not None:
-            batch_N = jax.lax.with_sharding_constraint(batch_N, rows(engine.mesh))
+    def roll(params, batch: EpisodeBatch, key_N: jax.Array) -> Trajectory:
+        memory = empty_memory(memory_config, (len(key_N),))
+        chunks = (batch.chunk_BTC, batch.chunk_len_BT, batch.num_chunks_B)
+        return rollout(engine, params, memory, key_N, *chunks, group=group)
+
+    def run(params, step, batch_N: EpisodeBatch) -> Trajectory:
         N = batch_N.num_chunks_B.shape[0]
         key_N = trajectory_keys(seed, step, batch_N.episode_index_B, np.arange(N) % group)
-        memory = empty_memory(memory_config, (N,))
-        chunks = (batch_N.chunk_BTC, batch_N.chunk_len_BT, batch_N.num_chunks_B)
-        return rollout(engine, params, memory, key_N, *chunks)
+        parts = N // (engine.rollout.rows or N)
+        if parts == 1:
+            return roll(params, batch_N, key_N)
+        dealt = jax.tree.map(lambda x: deal(x, parts, group), (batch_N, key_N))
+        return jax.tree.map(lambda x: gather_parts(x, group), jax.lax.map(lambda part: roll(params, *part), dealt))
+
+    # The rows stay where they are, so that every process finds its own again.
+    run = jax.jit(run) if engine.mesh is None else jax.jit(run, out_shardings=rows(engine.mesh))
 
     def collect(params: Any, step: int, indices: Sequence[int]) -> tuple[Trajectory, EpisodeBatch]:
-        chosen = [episodes[i] for i in indices]
-        batch = tokenize_episodes(
-            chosen, tokenizer, max_chunks=T, chunk_capacity=capacity, episode_indices=np.asarray(indices)
-        )
-        return run(params, np.int32(step), batch), batch
+        N = len(indices) * group
+        own = np.asarray(indices)[own_rows(engine.mesh, N)[::group] // group]
+        chosen = [episodes[i] for i in own]
+        batch = tokenize_episodes(chosen, tokenizer, max_chunks=T, chunk_capacity=capacity, episode_indices=own)
+        batch_N = jax.tree.map(lambda x: x.repeat(group, axis=0), batch)
+        return run(params, np.int32(step), place_rows(batch_N, engine.mesh, N)), batch
 
     return collect

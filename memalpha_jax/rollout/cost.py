@@ -6,15 +6,18 @@ arrays; only the parser, which runs on the host, is clocked in place.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from memalpha_jax.policy.generate import generate, prefill
-from memalpha_jax.rollout.rollout import Engine, Parser, apply_batch, render_batch
+from memalpha_jax.policy.generate import generate
+from memalpha_jax.policy.sampling import SamplingConfig
+from memalpha_jax.rollout.rollout import Engine, Parser, apply_batch, prompt_layout, render_batch
 from memalpha_jax.rollout.trajectory import Trajectory
 
 
@@ -45,24 +48,31 @@ def seconds_of(function: Callable[..., Any], *args: Any) -> float:
     return min(times)
 
 
-def time_parts(engine: Engine, params: Any, trajectory: Trajectory) -> dict[str, float]:
-    """Seconds per step (all T chunks) of render, prefill, decode and apply, as `part/...`."""
+def time_parts(engine: Engine, params: Any, trajectory: Trajectory, group: int = 1) -> dict[str, float]:
+    """Seconds per step (all T chunks) of render, prefill, decode and apply, as `part/...`; `group` as in `rollout`."""
     T = trajectory.active_NT.shape[1]
     last = jax.tree.map(lambda x: x[:, T - 1], trajectory.calls)
     prompt, length = trajectory.prompt_NTP[:, T - 1], trajectory.prompt_len_NT[:, T - 1]
     length = jnp.minimum(length, prompt.shape[1])
-    N, R = prompt.shape[0], engine.sampling.reply_tokens
-    keys, active = jax.random.split(jax.random.key(0), N), trajectory.active_NT[:, T - 1]
-    whole = seconds_of(
-        jax.jit(lambda p: generate(engine.policy, p, prompt, length, keys, active, engine.sampling)), params
-    )
-    first = seconds_of(jax.jit(lambda p: prefill(engine.policy, p, prompt, length, R)), params)
+    N, active = len(prompt), trajectory.active_NT[:, T - 1]
+    layout = prompt_layout(engine, group)
+
+    def reply(sampling: SamplingConfig) -> float:
+        # Arrays are arguments throughout: a function over several processes cannot close over them.
+        def run(params, prompt, length, active):
+            keys = jax.random.split(jax.random.key(0), N)
+            return generate(engine.policy, params, prompt, length, keys, active, sampling, layout)
+
+        return seconds_of(jax.jit(run), params, prompt, length, active)
+
+    whole = reply(engine.sampling)
+    read = reply(dataclasses.replace(engine.sampling, reply_tokens=1, thinking_budget=0))  # no decoding in it
+    render = jax.jit(lambda *state: render_batch(engine, *state))
+    apply = jax.jit(lambda *state: apply_batch(engine, *state))
     parts = {
-        "part/render": seconds_of(jax.jit(lambda m: render_batch(engine, m, prompt, length)), trajectory.memory),
-        "part/prefill": first,
-        "part/decode": max(0.0, whole - first),
-        "part/apply": seconds_of(
-            jax.jit(lambda m, c: apply_batch(engine, m, c, jnp.int32(T))), trajectory.memory, last
-        ),
+        "part/render": seconds_of(render, trajectory.memory, prompt, length),
+        "part/prefill": read,
+        "part/decode": max(0.0, whole - read),
+        "part/apply": seconds_of(apply, trajectory.memory, last, np.int32(T)),
     }
     return {name: T * seconds for name, seconds in parts.items()}

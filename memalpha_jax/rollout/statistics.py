@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import jax
 import numpy as np
 
 from memalpha_jax.memory.state import MemoryType
+from memalpha_jax.policy.sharding import whole
 from memalpha_jax.rewards.reward import AppliedCalls
 from memalpha_jax.rollout.trajectory import Trajectory
 from memalpha_jax.tools.calls import CallKind, Status
@@ -13,7 +13,7 @@ from memalpha_jax.tools.calls import CallKind, Status
 
 def trajectory_metrics(trajectory: Trajectory, calls: AppliedCalls) -> dict[str, float]:
     """Per chunk: calls, updates, reply tokens; shares of statuses among calls; final memory tokens."""
-    active_NT, length_NT, finished_NT, memory_NT, prompt_NT = jax.device_get(
+    active_NT, length_NT, finished_NT, memory_NT, prompt_NT = whole(
         (
             trajectory.active_NT,
             trajectory.reply_len_NT,

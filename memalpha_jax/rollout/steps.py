@@ -15,7 +15,8 @@ import numpy as np
 
 from memalpha_jax.memory.state import MemoryState
 from memalpha_jax.policy.generate import generate
-from memalpha_jax.rollout.rollout import Engine, apply_batch, render_batch
+from memalpha_jax.policy.sharding import whole
+from memalpha_jax.rollout.rollout import Engine, apply_batch, prompt_layout, render_batch
 from memalpha_jax.tools.calls import CallBatch
 
 
@@ -45,7 +46,8 @@ class Steps:
         def reply(params, prompt_NP, length_N, key_N, step, active_N):
             key_N = jax.vmap(jax.random.fold_in, (0, None))(key_N, step)
             length_N = jnp.minimum(length_N, engine.rollout.prompt_tokens)
-            replies = generate(engine.policy, params, prompt_NP, length_N, key_N, active_N, engine.sampling)
+            arguments = engine.policy, params, prompt_NP, length_N, key_N, active_N, engine.sampling
+            replies = generate(*arguments, prompt_layout(engine))
             return replies.tokens_NR, replies.length_N
 
         self.engine = engine
@@ -68,7 +70,7 @@ class Steps:
         fits_N = prompt_len_N <= self.engine.rollout.prompt_tokens
         active_N = jnp.asarray(active_N) & fits_N
         replies = self._reply(params, prompt_NP, prompt_len_N, key_N, np.int32(step), active_N)
-        core_len_N, prompt_len_N, reply_NR, reply_len_N = jax.device_get((memory.core_len, prompt_len_N, *replies))
+        core_len_N, prompt_len_N, reply_NR, reply_len_N = whole((memory.core_len, prompt_len_N, *replies))
         calls, _ = self.engine.parser(reply_NR, reply_len_N)
         memory, statuses_NK = self.apply(memory, calls, np.int32(step))
         statuses_NK = np.asarray(statuses_NK)

@@ -19,7 +19,7 @@ class Trajectory:
         the reply ran out of tokens.
       logprobs_NTR: float32, of the sampler, at its temperature.
       subaction_NTR: int32 index of the call each token belongs to; tokens outside calls share the next free index;
-        -1 beyond the reply.
+        -1 beyond the reply and where a thinking budget chose the token.
       calls: CallBatch with leading [N, T]; status is what the parser said.
       statuses_NTK: int32, what became of each call when applied.
       active_NT: bool, False where the episode has no chunk t.

@@ -1,0 +1,54 @@
+"""Models by their name on the Hugging Face hub, where there is a network or they were fetched before."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from memalpha_jax.errors import UserError
+
+FILES = (
+    *("config.json", "generation_config.json", "model.safetensors", "model-*.safetensors"),
+    *("model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
+    *("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json", "chat_template*"),
+)
+"""What is fetched of a repository: its other files may be large, and none of them is read."""
+_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a path may name a model there, as `Qwen/Qwen3-0.6B` does where there is no folder `Qwen`."""
+    return _NAME.fullmatch(path) is not None and not Path(path).parent.exists()
+
+
+def fetch(name: str) -> Path:
+    """The folder of the model `name`, downloaded or from the cache.
+
+    The config comes first, so that a model of another kind is refused before its weights are fetched.
+
+    Raises:
+      UserError: there is no network, no such model, or it may not be read.
+    """
+    # Slow to import, and of no use to runs that start from a folder.
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    from memalpha_jax.policy.hugging_face_config import read_config
+
+    wanted = "config.json"
+    try:
+        read_config(Path(hf_hub_download(name, wanted)).parent)
+        wanted = "the weights and tokenizer files"
+        return Path(snapshot_download(name, allow_patterns=list(FILES)))
+    except UserError:
+        raise
+    except Exception as error:  # the client raises its own, the transport's and the system's errors
+        raise UserError(
+            f"there is no directory {name} here, and {wanted} of the Hugging Face model of that name could not be "
+            f"fetched ({_first_line(error)}); check the name and the network, or fetch the model where there is one "
+            "and give the path of its folder"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:200].rstrip('.')}" if lines else type(error).__name__
