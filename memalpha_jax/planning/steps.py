@@ -51,9 +51,9 @@ def update_step(config: Config, policy: PolicyConfig, mesh: Mesh | None = None) 
 
 
 def rollout_step(config: Config, policy: PolicyConfig, mesh: Mesh | None = None) -> Callable:
-    """`rollout` of (params, memory, key_N, chunk_NTC, chunk_len_NT, num_chunks_N)."""
+    """`rollout` of (params, memory, key_N, chunk_NTC, chunk_len_NT, num_chunks_N), which are rolled out at once."""
     engine = make_engine(policy, config.memory, config.rollout, _StandIn(), mesh=mesh)
-    return functools.partial(rollout, engine)
+    return functools.partial(rollout, engine, group=config.grpo.group)
 
 
 def traced_update(config: Config, policy: PolicyConfig, rows: int) -> int:
@@ -67,6 +67,8 @@ def traced_update(config: Config, policy: PolicyConfig, rows: int) -> int:
 
 def traced_rollout(config: Config, policy: PolicyConfig, rows: int) -> int:
     """Estimated peak bytes of a rollout of `rows` trajectories on one device, besides its arguments."""
+    if config.rollout.share_group:  # whole groups only
+        rows = -(-rows // config.grpo.group) * config.grpo.group
     a = abstract_arguments(config, policy, rows)
     return peak_bytes(jax.make_jaxpr(rollout_step(config, policy))(a.params, *a.episodes).jaxpr)
 
@@ -102,8 +104,8 @@ def compile_update(
 def compile_rollout(
     config: Config, policy: PolicyConfig, devices: Sequence[Any], layout: Layout, options: dict[str, Any] | None = None
 ) -> Compiled:
-    """Compiles the rollout of all trajectories of a step for these devices."""
-    mesh, a = _mesh(devices, layout), abstract_arguments(config, policy, layout.rows * layout.shards)
+    """Compiles the rollout of `rollout.rows` trajectories for these devices."""
+    mesh, a = _mesh(devices, layout), abstract_arguments(config, policy, layout.rollout_rows * layout.shards)
     episodes = _with(a.episodes, jax.tree.map(lambda _: rows(mesh), a.episodes))
     step = jax.jit(rollout_step(config, policy, mesh))
     return _analysis(step.lower(_sharded(a.params, mesh), *episodes), devices, options)
