@@ -25,6 +25,8 @@ from memalpha_jax.policy.config import PolicyConfig
 from memalpha_jax.policy.sharding import tree_shardings
 
 ROLLOUT, UPDATE = "rollout", "update"
+MANY_ROWS = 64
+"""So many that activations outweigh gradients."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,20 +103,27 @@ class Estimator:
         own = self.layout
         rows = rows or own.block_rows
         a = abstract_arguments(self.config, self.policy, own.rows)
-        local = self._local()
-        mini = self.config.grpo.minibatches
-        blocks = -(-own.rows // (mini * rows))
-        config = _with_rows(self.config, mini * blocks * rows, rows)
-        peak = traced_update(config, local, mini * blocks * rows)
+        activations = max(self._update_peak(rows) - self._floor, 0)
+        if own.fsdp > 1:  # gradients are sliced and activations are not, so these alone may make the peak
+            per_row = (self._update_peak(2 * MANY_ROWS) - self._update_peak(MANY_ROWS)) // MANY_ROWS
+            activations = max(activations, rows * per_row)
         whole = nbytes({name: a.state.params[name] for name in a.state.params})
         parts = {
             **self._held(a),
             "gradients": self._floor * self._sharded(a.state.params) // whole * own.tensor,
             "trajectories": nbytes((a.trajectory, a.advantage_NT)),
-            "activations": max(peak - self._floor, 0),
+            "activations": activations,
             **self._gathered(a),
         }
         return Phase(UPDATE, parts, rows, "grpo.block_rows over mesh.data x mesh.fsdp", 0)
+
+    @functools.cache  # noqa: B019 - an estimator lives as long as its plan
+    def _update_peak(self, rows: int) -> int:
+        """Live bytes of an update in blocks of so many rows, besides its arguments."""
+        mini = self.config.grpo.minibatches
+        blocks = -(-self.layout.rows // (mini * rows))
+        config = _with_rows(self.config, mini * blocks * rows, rows)
+        return traced_update(config, self._local(), mini * blocks * rows)
 
     def largest_rows(self, name: str) -> int:
         """Most rows per device, of those that there are, with which a phase fits; 0 where not even one does."""

@@ -113,7 +113,7 @@ def _advice(estimator: Estimator, name: str, largest: int) -> str:
         except UserError:
             continue  # a mesh that the change does not go with
         if total <= estimator.topology.usable_bytes:
-            return f"{change} makes it fit, with {total / GIB:.1f} GiB"
+            return f"{change} makes it fit, with {_amount(total)}"
     return "no change of one key makes it fit; take more devices, or a smaller policy with adapters"
 
 
@@ -192,11 +192,12 @@ def as_dict(plan: Plan) -> dict[str, Any]:
 
 
 def table(plan: Plan) -> str:
-    """The plan for reading: an aligned table of GiB per device, a verdict for each phase, and what was assumed."""
+    """The plan for reading: an aligned table per device, a verdict for each phase, and what was assumed."""
     phases = [v.phase for v in plan.verdicts]
     names = list(dict.fromkeys(name for phase in phases for name in phase.parts))
-    cell = lambda value: "-" if value is None else f"{value / GIB:.2f}"
-    lines = [["GiB per device", *(phase.name for phase in phases), "counted"]]
+    unit, size = ("GiB", GIB) if max(v.total for v in plan.verdicts) >= GIB else ("MiB", GIB >> 10)
+    cell = lambda value: "-" if value is None else f"{value / size:.2f}"
+    lines = [[f"{unit} per device", *(phase.name for phase in phases), "counted"]]
     lines += [[name, *(cell(phase.parts.get(name)) for phase in phases), _source(name)] for name in names]
     lines.append(["sum", *(cell(phase.total) for phase in phases), "from shapes"])
     if any(v.compiled for v in plan.verdicts):
@@ -210,6 +211,10 @@ def table(plan: Plan) -> str:
     head = f"{plan.topology.name}: {plan.topology.devices} device(s), mesh {mesh}"
     said = [_sentence(v, usable) for v in plan.verdicts]
     return "\n".join([head, "", *_aligned(lines), "", *said, "", "Assumed:", *(f"- {note}" for note in plan.notes)])
+
+
+def _amount(size: int) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / (GIB >> 10):.1f} MiB"
 
 
 def _source(name: str) -> str:
@@ -228,9 +233,9 @@ def _aligned(lines: list[list[str]]) -> list[str]:
 def _sentence(v: Verdict, usable: int) -> str:
     """The verdict in words."""
     by = "compiled" if v.compiled else "from shapes"
-    need = f"it needs {v.total / GIB:.1f} of {usable / GIB:.1f} GiB ({by})"
+    need = f"it needs {_amount(v.total)} of {_amount(usable)} ({by})"
     if v.fits:
         return f"The {v.phase.name} fits: {need}."
     largest = max(v.phase.parts.items(), key=lambda part: part[1])
-    why = f"the most by {largest[0]}, {largest[1] / GIB:.1f} GiB at {v.phase.rows} rows ({v.phase.rows_key})"
+    why = f"the most by {largest[0]}, {_amount(largest[1])} at {v.phase.rows} rows ({v.phase.rows_key})"
     return f"The {v.phase.name} does not fit: {need}, {why}; {v.advice}."
