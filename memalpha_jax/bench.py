@@ -9,7 +9,7 @@ Prints work, time, and which share of the device's copy bandwidth and matmul rat
 reached; the fastest repeat counts, with weights and contexts at random. --peer=hf runs transformers on the same shapes
 and weights in turns with ours, and prints our time over its time (it needs the test extra: torch and transformers).
 
-One GPU with 140 GB takes the published shapes, which a CPU is too slow for:
+The published shapes are for one GPU with 140 GB; a CPU is too slow for them:
 
     python -m memalpha_jax.bench decode --size=qwen3-4b --dtype=bfloat16 --batch=128 --prompt=1920 --new=256
     python -m memalpha_jax.bench train  --size=qwen3-4b --dtype=bfloat16 --batch=4 --prompt=3072 --new=1024 \\

@@ -112,11 +112,11 @@ def run(module: str, *args: Any) -> subprocess.CompletedProcess:
     return finish(start(["-m", f"memalpha_jax.{module}"], args))
 
 
-def finish(process: subprocess.Popen) -> subprocess.CompletedProcess:
+def finish(process: subprocess.Popen, seconds: int = 200) -> subprocess.CompletedProcess:
     """Waits for the end of a started process."""
     with process:
         try:
-            out, err = process.communicate(timeout=200)
+            out, err = process.communicate(timeout=seconds)
         except BaseException:
             process.kill()
             raise

@@ -111,10 +111,11 @@ def test_the_peer_takes_what_was_fastest(params, monkeypatch):
     tried = []
 
     def seconds(run):
+        run()
         tried.append((peer.settings["cache"], torch.get_num_threads()))
         return cost[tried[-1]]
 
-    monkeypatch.setattr(peer_module, "seconds_of", seconds)
+    monkeypatch.setattr("memalpha_jax.benchmarks.timing.seconds_of", seconds)
     monkeypatch.setattr(peer_module.os, "cpu_count", lambda: 4)
     try:
         peer.choose(lambda: None, peer_module.CACHES)

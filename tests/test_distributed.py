@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -203,7 +204,8 @@ def agreed() -> tuple[list[dict], list]:
         )
         for i in range(2)
     ]
-    ended = [mini.finish(process) for process in started]
+    with ThreadPoolExecutor() as pool:
+        ended = list(pool.map(mini.finish, started))
     assert all("2 of 4 devices" in done.stdout for done in ended), ended[0].stderr[-2000:] + ended[1].stderr[-2000:]
     return [json.loads(done.stdout.splitlines()[-1]) for done in ended], ended
 
@@ -245,17 +247,17 @@ def test_a_process_with_an_error_takes_the_others_with_it(agreed):
 def test_a_coordinator_that_is_not_there_is_told_in_time():
     flags = [f"--coordinator=localhost:{free_port()}", "--num_processes=2", "--connect_seconds=3"]
     begin = time.monotonic()
-    alone = [mini.start(["-m", "memalpha_jax.train"], [*mini.options(), "--workdir=x", *flags, f"--process_id={i}"])
-             for i in (1,)]  # fmt: skip
-    for done in map(mini.finish, alone):
-        mini.refused(done, "did not find each other within 3 s", "--coordinator=localhost", "--connect_seconds")
-    assert time.monotonic() - begin < 60
+    done = mini.run("train", *mini.options(), "--workdir=x", *flags, "--process_id=1")
+    mini.refused(done, "did not find each other within 3 s", "--coordinator=localhost", "--connect_seconds")
+    assert time.monotonic() - begin < 180  # JAX alone would take 300
     mini.refused(mini.run("train", *mini.options(), "--workdir=x", flags[1]), "--num_processes needs --coordinator")
 
 
 # Two processes train as one does
 
 STEPS = 2
+PATIENCE = 600
+"""Seconds: two processes that compile at once, on a machine that may be busy with other tests."""
 CHANGES = {
     "grpo.episodes": 4,
     "grpo.block_rows": 4,
@@ -316,7 +318,8 @@ def run_two(workdir: Path, policy: Path, **variables_of_1: str) -> list[mini.sub
     flags = [f"--coordinator=localhost:{free_port()}", "--num_processes=2", "--process_id={}"]
     first = start(workdir, policy, 1, *flags[:2], flags[2].format(0))
     second = start(workdir, policy, 1, *flags[:2], flags[2].format(1), **variables_of_1)
-    return [mini.finish(first), mini.finish(second)]
+    with ThreadPoolExecutor() as pool:  # none may wait until somebody reads what it says
+        return list(pool.map(lambda process: mini.finish(process, PATIENCE), (first, second)))
 
 
 def counts(done: mini.subprocess.CompletedProcess) -> dict[str, list]:
@@ -332,7 +335,7 @@ def policy(tmp_path_factory) -> Path:
 def one(tmp_path_factory, policy) -> tuple[Path, dict[str, list]]:
     """The run of one process with two devices."""
     workdir = tmp_path_factory.mktemp("one")
-    return workdir, counts(mini.finish(start(workdir, policy, 2)))
+    return workdir, counts(mini.finish(start(workdir, policy, 2), PATIENCE))
 
 
 @pytest.fixture(scope="module")

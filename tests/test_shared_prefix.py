@@ -14,6 +14,7 @@ from memalpha_jax.policy.attention import MASKED, Shared, attend
 from memalpha_jax.policy.generate import generate
 from memalpha_jax.policy.prefix import ALONE, Plan, PromptLayout, choose_plan, make_plans, rest_of
 from memalpha_jax.policy.sampling import SamplingConfig
+from memalpha_jax.policy.sharding import MeshConfig, make_mesh, rows, tree_shardings
 
 B, G, P, R, S0 = 3, 4, 32, 6, 7
 N = B * G
@@ -116,9 +117,21 @@ def test_a_reply_does_not_depend_on_its_batch(params, layout):
     """Other rows choose another plan, and other groups; the keys go with the rows."""
     layout, (prompt_NP, length_N) = LAYOUTS[layout], BATCHES["some begin alike"]
     together = replies_to(params, prompt_NP, length_N, KEYS, ALL, layout=layout)
-    for rows in RNG.permutation(N), np.repeat(RNG.integers(N, size=B), G), np.full(N, length_N.argmin()):
-        found = replies_to(params, prompt_NP[rows], length_N[rows], KEYS[rows], ALL, layout=layout)
-        assert_same(found, jax.tree.map(lambda x, rows=rows: x[rows], together))
+    for order in RNG.permutation(N), np.repeat(RNG.integers(N, size=B), G), np.full(N, length_N.argmin()):
+        found = replies_to(params, prompt_NP[order], length_N[order], KEYS[order], ALL, layout=layout)
+        assert_same(found, jax.tree.map(lambda x, order=order: x[order], together))
+
+
+def test_groups_may_be_split_over_devices(params):
+    """One of two groups on each half of the mesh."""
+    mesh = make_mesh(MeshConfig(data=2, tensor=4))
+    first = slice(0, 2 * G)
+    for name in "the first chunk", "some begin alike":
+        rows_N = [x[first] for x in (*BATCHES[name], KEYS, ALL)]
+        placed = jax.device_put(params, tree_shardings(params, mesh)), *jax.device_put(tuple(rows_N), rows(mesh))
+        found = replies_to(*placed, layout=LAYOUTS["all"])
+        assert len(found.tokens_NR.sharding.device_set) == 8
+        assert_same(jax.device_get(found), replies_to(params, *rows_N))
 
 
 def test_shared_slots_are_attended_like_a_rows_own():

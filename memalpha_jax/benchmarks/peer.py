@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import itertools
 import json
@@ -15,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from memalpha_jax.benchmarks.timing import seconds_of
+from memalpha_jax.benchmarks.timing import alternate
 from memalpha_jax.benchmarks.training import Batch, TrainSettings
 from memalpha_jax.errors import UserError
 from memalpha_jax.policy.config import PolicyConfig
@@ -24,7 +25,7 @@ from memalpha_jax.policy.hugging_face_export import write_weights
 from memalpha_jax.policy.model import Params
 
 CACHES = ("dynamic", "static")
-TRIAL_TOKENS = 16
+TRIAL_TOKENS, TRIALS = 16, 2
 FILE_BYTES = 4 << 30
 
 
@@ -107,12 +108,16 @@ class Peer:
     def choose(self, run: Callable[[], Any], caches: tuple[str, ...] = CACHES[:1]) -> None:
         """Takes the cache and, on a CPU, the number of threads with which `run` is the fastest."""
         threads = sorted({1, os.cpu_count() or 1}) if self.device == "cpu" else [None]
-        seconds = {}
-        for cache, count in itertools.product(caches, threads):
+
+        def trial(cache: str, count: int | None) -> None:
             self._set(cache, count)
-            run()  # warm
-            seconds[cache, count] = seconds_of(run)
-        self._set(*min(seconds, key=lambda key: seconds[key]))
+            run()
+
+        options = list(itertools.product(caches, threads))
+        for option in options:
+            trial(*option)  # warm
+        timings = alternate({str(option): functools.partial(trial, *option) for option in options}, TRIALS)
+        self._set(*min(options, key=lambda option: timings[str(option)].min))
 
     def _set(self, cache: str, threads: int | None) -> None:
         self.settings["cache"] = cache

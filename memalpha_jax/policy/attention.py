@@ -17,7 +17,10 @@ from memalpha_jax.errors import UserError
 
 MASKED = -1e30
 SPLASH_BLOCK = 128
-"""Splash attention takes whole blocks of so many tokens."""
+"""Splash attention takes whole blocks of so many tokens; rows are padded to them."""
+
+QUERY_BLOCK, MOST_BLOCKS = 64, 8
+"""Queries of one block of plain causal attention, and in how many blocks a row is cut at most: each is compiled."""
 
 
 class Shared(NamedTuple):
@@ -68,11 +71,9 @@ def attend(
     """
     if not isinstance(mask, Causal):
         return _attend_xla(q_NHTD, k_NKDS, v_NKSD, mask, shared)
-    slots = q_NHTD.shape[2] + sum(part.k_MKDS.shape[3] for part in shared)
-    kernel = fused(implementation, q_NHTD, slots)
+    kernel = fused(implementation, q_NHTD)
     if kernel == "xla":
-        T = q_NHTD.shape[2]
-        return _attend_xla(q_NHTD, k_NKDS, v_NKSD, jnp.tri(T, dtype=bool)[None], shared)
+        return _attend_causal(q_NHTD, k_NKDS, v_NKSD, shared)
     attend_fused = _attend_cudnn if kernel == "cudnn" else _attend_splash
     if not shared:
         return attend_fused(q_NHTD, k_NKDS, v_NKSD)
@@ -80,10 +81,10 @@ def attend(
     return _from(attend_fused(q, k, v), start_N, q_NHTD.shape[2], 1)
 
 
-def fused(implementation: str, q_NHTD: jax.Array, slots: int, platform: str | None = None) -> str:
-    """The kernel for a causal call over so many slots: what was asked for, or by platform with "auto".
+def fused(implementation: str, q_NHTD: jax.Array, platform: str | None = None) -> str:
+    """The kernel for a causal call: what was asked for, or by platform with "auto".
 
-    "auto" takes cudnn on a GPU and splash on a TPU where shape and dtype allow it, else xla.
+    "auto" takes cudnn on a GPU and splash on a TPU where head size and dtype allow it, else xla.
     """
     platform = platform or jax.default_backend()
     D = q_NHTD.shape[-1]
@@ -91,15 +92,22 @@ def fused(implementation: str, q_NHTD: jax.Array, slots: int, platform: str | No
         half = q_NHTD.dtype in (jnp.bfloat16, jnp.float16)
         if platform == "gpu" and half and D % 8 == 0 and D <= 128:
             return "cudnn"
-        return "splash" if platform == "tpu" and D % 128 == 0 and slots % SPLASH_BLOCK == 0 else "xla"
+        return "splash" if platform == "tpu" and D % 128 == 0 else "xla"
     if implementation == "cudnn" and platform != "gpu":
         raise UserError(f'policy.attention is "cudnn", which needs a GPU; this is a {platform}: take "auto" or "xla"')
-    if implementation == "splash" and slots % SPLASH_BLOCK:
-        raise UserError(
-            f'policy.attention is "splash", which takes rows of whole blocks of {SPLASH_BLOCK} tokens, not {slots}: '
-            'take "auto", or round the prompt and reply budgets'
-        )
     return implementation
+
+
+def _attend_causal(q_NHTD: jax.Array, k_NKDS: jax.Array, v_NKSD: jax.Array, shared: tuple[Shared, ...]) -> jax.Array:
+    """Blocks of queries, each with the slots up to its end: half the work, and scores that stay in the cache."""
+    T = q_NHTD.shape[2]
+    size = max(QUERY_BLOCK, -(-T // MOST_BLOCKS))
+    blocks = []
+    for start in range(0, T, size):
+        end = min(start + size, T)
+        seen = jnp.tri(end - start, end, start, dtype=bool)[None]
+        blocks.append(_attend_xla(q_NHTD[:, :, start:end], k_NKDS[..., :end], v_NKSD[:, :, :end], seen, shared))
+    return jnp.concatenate(blocks, axis=2)
 
 
 def _attend_xla(
@@ -193,13 +201,16 @@ def _attend_cudnn(q_NHTD: jax.Array, k_NKDS: jax.Array, v_NKSD: jax.Array) -> ja
 
 def _attend_splash(q_NHTD: jax.Array, k_NKDS: jax.Array, v_NKSD: jax.Array) -> jax.Array:
     """Each shard of rows and heads runs the kernel on its own; on a CPU the kernel is interpreted."""
+    T = q_NHTD.shape[2]
     scaled = q_NHTD * (q_NHTD.shape[-1] ** -0.5)
-    arguments = scaled, k_NKDS.swapaxes(2, 3), v_NKSD
+    # Nothing real sees what is padded behind it.
+    blocks = ((0, 0), (0, 0), (0, -T % SPLASH_BLOCK), (0, 0))
+    arguments = tuple(jnp.pad(x, blocks) for x in (scaled, k_NKDS.swapaxes(2, 3), v_NKSD))
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return _splash(*arguments)
+        return _splash(*arguments)[:, :, :T]
     spec = Spec(("data", "fsdp"), "tensor")
-    return jax.shard_map(_splash, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(*arguments)
+    return jax.shard_map(_splash, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(*arguments)[:, :, :T]
 
 
 def _splash(q_NHTD: jax.Array, k_NKTD: jax.Array, v_NKTD: jax.Array) -> jax.Array:

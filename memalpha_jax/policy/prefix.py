@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 
 from memalpha_jax.errors import UserError
-from memalpha_jax.policy.attention import SPLASH_BLOCK, Causal, Shared
+from memalpha_jax.policy.attention import Causal, Shared
+from memalpha_jax.policy.buckets import widths
 from memalpha_jax.policy.config import PolicyConfig
 from memalpha_jax.policy.model import KVCache, Qwen3, SharedCache
 
@@ -87,20 +88,15 @@ def rest_of(layout: PromptLayout, prompt_NP: jax.Array, length_N: jax.Array, act
 
 def make_plans(layout: PromptLayout, rows: int, slots: int) -> list[Plan]:
     """All plans for prompts with `slots` slots behind the prefix, cheapest first; the last fits every batch."""
-    total = slots + layout.prefix_tokens
-    unit = SPLASH_BLOCK if total // layout.buckets >= SPLASH_BLOCK else 1
-    shares = (
-        -(-total * (i + 1) // (layout.buckets * unit)) * unit - layout.prefix_tokens for i in range(layout.buckets)
-    )
-    widths = sorted({min(width, slots) for width in shares if width > 0})
-    plans = [Plan(width, 0) for width in widths]
-    if layout.group > 1:
-        plans += [Plan(own, lead) for lead in widths for own in (1, lead // 2) if own]
+    S0 = layout.prefix_tokens
+    rests = sorted({width - S0 for width in widths(S0 + slots, layout.buckets) if width > S0})
+    together = [Plan(own, lead) for lead in rests for own in (1, lead // 2) if own and layout.group > 1]
 
     def cost(plan: Plan) -> float:
         return rows * plan.own + rows / layout.group * plan.lead
 
-    return sorted((plan for plan in plans if cost(plan) <= rows * slots), key=cost)
+    worthwhile = [plan for plan in together if cost(plan) < rows * slots]
+    return sorted([*(Plan(rest, 0) for rest in rests), *worthwhile], key=cost)
 
 
 def choose_plan(plans: Sequence[Plan], rest: Rest) -> jax.Array:
