@@ -4,9 +4,9 @@
     python -m memalpha_jax.plan --config=experiments/grpo.py --topology=v5p-32 --config.mesh.fsdp=16 --json=plan.json
 
 Prints a table for the rollout and for the update, whether each fits, with how many rows it would, and which key to
-change if it does not. Sizes are worked out from the real steps, traced without arrays; for `cpu` they are compiled as
-well (--nocompile leaves that out, it takes minutes for large models), and for a TPU where libtpu is installed.
-Exits with 0 whether the run fits or not.
+change if it does not. Sizes are worked out from the real steps, traced without arrays. For `cpu` the steps are compiled
+as well, and for a TPU the update, where libtpu is installed and attention is plain XLA; the verdict then goes by XLA's
+own analysis. --nocompile leaves that out: it takes minutes for large models. Exits with 0 whether the run fits or not.
 """
 
 from __future__ import annotations

@@ -29,13 +29,15 @@ class Layout:
 
     Attributes:
       data, fsdp, tensor: as in `MeshConfig`, data filled in.
-      rows: trajectories of one step per device. block_rows: rows of one forward and backward pass per device.
+      rows: trajectories of one step per device. rollout_rows: those that are rolled out at once. block_rows: rows of
+        one forward and backward pass.
     """
 
     data: int
     fsdp: int
     tensor: int
     rows: int
+    rollout_rows: int
     block_rows: int
 
     @property
@@ -59,13 +61,14 @@ def layout(config: Config, devices: int) -> Layout:
             "change either"
         )
     minibatch = N // config.grpo.minibatches
-    block = min(config.grpo.block_rows, minibatch) or minibatch
-    if block % shards:
-        raise UserError(
-            f"a block of the update has {block} rows (grpo.block_rows), which {shards} shards do not divide "
-            f"(mesh.data x mesh.fsdp); set grpo.block_rows to a multiple of {shards}"
-        )
-    return Layout(data, mesh.fsdp, mesh.tensor, N // shards, block // shards)
+    block, rolled = min(config.grpo.block_rows, minibatch) or minibatch, config.rollout.rows or N
+    for key, rows in ("grpo.block_rows", block), ("rollout.rows", rolled):
+        if rows % shards:
+            raise UserError(
+                f"{key} is {rows}, which {shards} shards do not divide (mesh.data x mesh.fsdp); set it to a multiple "
+                f"of {shards}"
+            )
+    return Layout(data, mesh.fsdp, mesh.tensor, N // shards, rolled // shards, block // shards)
 
 
 def make_run_optimizer(config: Config) -> optax.GradientTransformation:

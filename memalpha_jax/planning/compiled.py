@@ -29,13 +29,14 @@ def abstract_devices(estimator: Estimator) -> tuple[list[Any], str]:
 
 
 def compile_steps(estimator: Estimator) -> tuple[dict[str, Compiled], str]:
-    """The analyses of both compiled steps by phase, or none and a sentence that says why."""
+    """The analyses of the compiled steps by phase, and a sentence on what was compiled and why no more."""
     devices, why = abstract_devices(estimator)
     if not devices:
         return {}, why
     arguments = estimator.config, estimator.policy, devices, estimator.layout
-    compiled = {}
-    for name, compile_step in ((ROLLOUT, compile_rollout), (UPDATE, compile_update)):
-        logging.info("compiling the %s for %s", name, estimator.topology.name)
-        compiled[name] = compile_step(*arguments)
-    return compiled, "compiled on this machine, without arrays"
+    logging.info("compiling the update for %s", estimator.topology.name)
+    compiled = {UPDATE: compile_update(*arguments)}
+    if estimator.topology.platform == "tpu":
+        return compiled, "the update was compiled; the rollout calls the host, which only a TPU that is there allows"
+    logging.info("compiling the rollout for %s", estimator.topology.name)
+    return compiled | {ROLLOUT: compile_rollout(*arguments)}, "both steps were compiled, without arrays"

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
 from memalpha_jax.experiment import Config
@@ -24,8 +25,8 @@ from memalpha_jax.policy.config import PolicyConfig
 from memalpha_jax.policy.sharding import tree_shardings
 
 ROLLOUT, UPDATE = "rollout", "update"
-MOST_ROWS = 4096
-"""Where the search for the largest batch ends."""
+MANY_ROWS = 64
+"""So many that activations outweigh gradients."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,12 +34,14 @@ class Phase:
     """Attributes:
     name: "rollout" or "update". parts: bytes per device by name, in the order of printing.
     rows: rows per device that they hold for. rows_key: where these rows are set.
+    not_given: bytes held besides what the compiled step is given and makes: it is not given what it does not read.
     """
 
     name: str
     parts: dict[str, int]
     rows: int
     rows_key: str
+    not_given: int
 
     @property
     def total(self) -> int:
@@ -69,54 +72,70 @@ class Estimator:
         return traced_update(_with_rows(_single_token(self.config), mini, 1), local, mini)
 
     def rollout(self, rows: int = 0) -> Phase:
-        """All `rows` trajectories of one device are decoded at once."""
-        rows = rows or self.layout.rows
-        a = abstract_arguments(self.config, self.policy, rows)
-        c, local = self.policy, self._local()
+        """`rows` trajectories of one device are rolled out at a time; those of the whole step are kept."""
+        own, c, local = self.layout, self.policy, self._local()
+        rows = rows or own.rollout_rows
+        a = abstract_arguments(self.config, c, own.rows)
+        at_once = abstract_arguments(self.config, c, rows)
         slots = self.config.rollout.prompt_tokens + self.config.rollout.reply_tokens
-        width = jax.numpy.dtype(local.dtype).itemsize
+        width = jnp.dtype(local.dtype).itemsize
         cache = 2 * c.layers * local.kv_heads * c.head_dim * slots * width * rows
-        kept = nbytes((a.trajectory, a.episodes))
         peak = traced_rollout(self.config, local, rows)
         copied = {} if c.dtype == "float32" else {name: a.params[name] for name in a.state.params}
+        # While several are rolled out in turn, a part is held besides what the parts become.
+        whole = nbytes((a.trajectory, a.episodes)) if rows < own.rows else 0
+        part = nbytes(at_once.episodes)
         parts = {
             **self._held(a),
             "compute copy": self._sharded(copied),
             "KV cache": cache,
-            "trajectories": kept,
-            "activations": max(peak - cache - nbytes(a.trajectory), 0),
+            "trajectories": whole + part + nbytes(at_once.trajectory),
+            "activations": max(peak - cache - nbytes(at_once.trajectory), 0),
             **self._gathered(a),
         }
-        return Phase(ROLLOUT, parts, rows, "grpo.episodes x grpo.group over mesh.data x mesh.fsdp")
+        masters = self._sharded(a.state.params) if copied else 0
+        reference = 0 if a.base else self._sharded(a.reference or {})
+        not_given = parts["optimizer"] + masters + reference + whole
+        return Phase(ROLLOUT, parts, rows, "rollout.rows over mesh.data x mesh.fsdp", not_given)
 
     def update(self, rows: int = 0) -> Phase:
         """`rows` rows go through one forward and backward pass at a time."""
         own = self.layout
         rows = rows or own.block_rows
         a = abstract_arguments(self.config, self.policy, own.rows)
-        local = self._local()
-        mini = self.config.grpo.minibatches
-        blocks = -(-own.rows // (mini * rows))
-        config = _with_rows(self.config, mini * blocks * rows, rows)
-        peak = traced_update(config, local, mini * blocks * rows)
+        activations = max(self._update_peak(rows) - self._floor, 0)
+        if own.fsdp > 1:  # gradients are sliced and activations are not, so these alone may make the peak
+            per_row = (self._update_peak(2 * MANY_ROWS) - self._update_peak(MANY_ROWS)) // MANY_ROWS
+            activations = max(activations, rows * per_row)
         whole = nbytes({name: a.state.params[name] for name in a.state.params})
         parts = {
             **self._held(a),
             "gradients": self._floor * self._sharded(a.state.params) // whole * own.tensor,
             "trajectories": nbytes((a.trajectory, a.advantage_NT)),
-            "activations": max(peak - self._floor, 0),
+            "activations": activations,
             **self._gathered(a),
         }
-        return Phase(UPDATE, parts, rows, "grpo.block_rows over mesh.data x mesh.fsdp")
+        return Phase(UPDATE, parts, rows, "grpo.block_rows over mesh.data x mesh.fsdp", 0)
+
+    @functools.cache  # noqa: B019 - an estimator lives as long as its plan
+    def _update_peak(self, rows: int) -> int:
+        """Live bytes of an update in blocks of so many rows, besides its arguments."""
+        mini = self.config.grpo.minibatches
+        blocks = -(-self.layout.rows // (mini * rows))
+        config = _with_rows(self.config, mini * blocks * rows, rows)
+        return traced_update(config, self._local(), mini * blocks * rows)
 
     def largest_rows(self, name: str) -> int:
-        """Most rows per device with which a phase fits; 0 where not even one does."""
-        return _largest(lambda rows: self.phase(name, rows).total, self.topology.usable_bytes)
+        """Most rows per device, of those that there are, with which a phase fits; 0 where not even one does."""
+        own = self.layout
+        most = own.rows if name == ROLLOUT else own.rows // self.config.grpo.minibatches
+        return _largest(lambda rows: self.phase(name, rows).total, self.topology.usable_bytes, most)
 
     def _held(self, a: Any) -> dict[str, int]:
-        frozen = (a.base, a.reference if a.reference is not None and not a.base else {})
+        frozen = a.base or a.reference or {}  # with adapters the reference is the base
         return {
-            "weights": self._sharded(a.state.params) + sum(map(self._sharded, frozen)),
+            "weights": self._sharded(a.state.params),
+            **({"frozen weights": self._sharded(frozen)} if frozen else {}),
             "optimizer": self._sharded(a.state.opt_state),
         }
 
@@ -171,7 +190,7 @@ class Estimator:
 def _with_rows(config: Config, trajectories: int, block_rows: int) -> Config:
     # The widest bucket takes most, and each is traced.
     grpo = dataclasses.replace(config.grpo, episodes=trajectories, group=1, block_rows=block_rows, buckets=1)
-    return dataclasses.replace(config, grpo=grpo)
+    return dataclasses.replace(config, grpo=grpo, rollout=dataclasses.replace(config.rollout, rows=0))
 
 
 def _single_token(config: Config) -> Config:
@@ -182,16 +201,14 @@ def _single_token(config: Config) -> Config:
     return dataclasses.replace(config, rollout=rollout, grpo=grpo, episodes=episodes)
 
 
-def _largest(total: Callable[[int], int], limit: int) -> int:
-    """Most rows whose total is within the limit; totals grow with rows, and are not cheap."""
+def _largest(total: Callable[[int], int], limit: int, most: int) -> int:
+    """Most rows, up to `most`, whose total is within the limit; totals grow with rows, and are not cheap."""
     total = functools.lru_cache(None)(total)
+    if total(most) <= limit:
+        return most
     if total(1) > limit:
         return 0
-    low, high = 1, 2
-    while total(high) <= limit:
-        low, high = high, 2 * high
-        if high > MOST_ROWS:
-            return low
+    low, high = 1, most
     while high - low > 1:
         share = (limit - total(low)) / (total(high) - total(low))
         middle = min(max(low + int(share * (high - low)), low + 1), high - 1)

@@ -129,7 +129,7 @@ class _Program:
             return [view]
         if name in FUSED or name in SHARED:
             made = [_Value(size, fusible=True, shared=name in SHARED) for size in sizes]
-            self.add(made, (), inputs)
+            self.add(made, (), inputs, in_place=name == "add_any")  # cotangents are added up in place
         else:
             made = [_Value(size) for size in sizes]
             if name in REDUCTIONS:
@@ -247,7 +247,7 @@ class _Memory:
         self.free(dying)
 
     def _place(self, value: _Value, candidates: list[_Value], in_place: bool, dying: list[_Value]) -> None:
-        taken = next((v for v in candidates if in_place or v in self.carried), None)
+        taken = next((v for v in candidates if in_place or (value.fusible and v in self.carried)), None)
         if taken is not None:
             dying.remove(taken)
             if taken in self.carried:

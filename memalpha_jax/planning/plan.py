@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from memalpha_jax.experiment import Config
 from memalpha_jax.planning.estimate import ROLLOUT, UPDATE, Estimator, Phase
 from memalpha_jax.planning.steps import Compiled
 from memalpha_jax.planning.topologies import GIB, Topology
-from memalpha_jax.policy.config import PolicyConfig
+from memalpha_jax.policy.config import ARCHITECTURE, PolicyConfig
+from memalpha_jax.policy.hugging_face_config import read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,21 +48,23 @@ class Plan:
 
 
 def resolved_policy(config: Config) -> tuple[PolicyConfig, str]:
-    """The policy with its vocabulary, and a sentence on where that comes from.
+    """The policy with the sizes that a run would find, and a sentence on where they come from.
 
-    It is that of `config.json` in the folder `policy.path`, else `policy.vocab_size`, else, where the policy starts
-    from random weights, the pieces of the tokenizer that is to be trained.
+    They are those of the Hugging Face folder `policy.path`, as in training; else those of the config, with
+    `policy.vocab_size`, or, where the policy starts from random weights, the pieces of the tokenizer that is to be
+    trained. Nothing is downloaded.
 
     Raises:
-      UserError: the policy is to be read from somewhere, and neither says how large its vocabulary is.
+      UserError: the policy is to be read from somewhere else, and the config does not say how large its vocabulary is.
     """
     policy = config.policy
-    file = Path(policy.path) / "config.json"
-    if policy.path and file.is_file():
-        size = _vocabulary(file)
-        return dataclasses.replace(policy, vocab_size=size), f"the vocabulary, {size}, is that of {file}"
+    folder = Path(policy.path)
+    if policy.path and (folder / "config.json").is_file():
+        there = read_config(folder)
+        sizes = {name: getattr(there, name) for name in (*ARCHITECTURE, "vocab_size")}
+        return dataclasses.replace(policy, **sizes), f"the policy's sizes are those of {folder / 'config.json'}"
     if policy.vocab_size:
-        return policy, f"the vocabulary is policy.vocab_size, {policy.vocab_size}"
+        return policy, f"the policy's sizes are those of the config, and its vocabulary is {policy.vocab_size}"
     if policy.path:
         raise UserError(
             f"policy.path is {policy.path!r}, where there is no config.json to take the vocabulary from; set "
@@ -70,16 +73,6 @@ def resolved_policy(config: Config) -> tuple[PolicyConfig, str]:
     pieces = config.warmstart.tokenizer_pieces
     why = f"the vocabulary is warmstart.tokenizer_pieces, {pieces}; the few frame tokens of the wire come on top"
     return dataclasses.replace(policy, vocab_size=pieces), why
-
-
-def _vocabulary(file: Path) -> int:
-    try:
-        size = json.loads(file.read_text(encoding="utf-8"))["vocab_size"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} cannot be read as the config of a model with a vocab_size: {error!r}") from error
-    if not isinstance(size, int) or size < 1:
-        raise UserError(f"{file}: vocab_size is {size!r}; it must be a whole number of at least 1")
-    return size
 
 
 def make_plan(
@@ -105,9 +98,7 @@ def _verdict(estimator: Estimator, name: str, compiled: Compiled | None) -> Verd
     phase = estimator.phase(name)
     total = phase.total
     if compiled is not None:
-        held = phase.parts["optimizer"] if name == ROLLOUT else 0
-        masters = phase.parts["weights"] if name == ROLLOUT and phase.parts["compute copy"] else 0
-        total = compiled.total + held + masters  # the rollout is not given what it does not read
+        total = compiled.total + phase.not_given
     fits = total <= estimator.topology.usable_bytes
     largest = estimator.largest_rows(name)
     return Verdict(phase, compiled, total, fits, largest, "" if fits else _advice(estimator, name, largest))
@@ -122,7 +113,7 @@ def _advice(estimator: Estimator, name: str, largest: int) -> str:
         except UserError:
             continue  # a mesh that the change does not go with
         if total <= estimator.topology.usable_bytes:
-            return f"{change} makes it fit, with {total / GIB:.1f} GiB"
+            return f"{change} makes it fit, with {_amount(total)}"
     return "no change of one key makes it fit; take more devices, or a smaller policy with adapters"
 
 
@@ -130,6 +121,11 @@ def _changes(estimator: Estimator, name: str, largest: int) -> Iterator[tuple[st
     config, policy, own = estimator.config, estimator.policy, estimator.layout
     grpo, devices = config.grpo, estimator.topology.devices
     minibatch = grpo.episodes * grpo.group // grpo.minibatches
+    if name == ROLLOUT:
+        N, unit = grpo.episodes * grpo.group, math.lcm(own.shards, grpo.group)
+        fitting = [rows for rows in range(unit, largest * own.shards + 1, unit) if N % rows == 0]
+        if fitting:
+            yield _set(config, policy, "rollout", "rows", fitting[-1])
     if name == UPDATE:
         fitting = [r * own.shards for r in range(1, largest + 1) if minibatch % (r * own.shards) == 0]
         if fitting:
@@ -144,12 +140,6 @@ def _changes(estimator: Estimator, name: str, largest: int) -> Iterator[tuple[st
     if own.fsdp < devices:
         mesh = dataclasses.replace(config.mesh, data=0, fsdp=devices // own.tensor)
         yield f"--config.mesh.fsdp={mesh.fsdp}", dataclasses.replace(config, mesh=mesh), policy
-    if name == ROLLOUT:
-        episodes = largest * own.shards // grpo.group
-        while episodes and episodes * grpo.group % own.shards:
-            episodes -= 1
-        if episodes:
-            yield _set(config, policy, "grpo", "episodes", episodes)
     if policy.lora.rank == 0:
         lora = dataclasses.replace(policy, lora=dataclasses.replace(policy.lora, rank=16))
         yield "--config.policy.lora.rank=16", dataclasses.replace(config, policy=lora), lora
@@ -164,13 +154,14 @@ def _assumed(estimator: Estimator) -> Iterator[str]:
     config, policy, top = estimator.config, estimator.policy, estimator.topology
     yield top.assumed
     yield f"an episode has {config.episodes.chunks} chunks (episodes.chunks)"
-    yield "the whole batch of a step is decoded at once, with every prompt and reply at its limit"
+    yield "every prompt and reply is as long as it may be, and four characters of the prompt's fixed text are a token"
     if estimator.has_fused_attention():
         yield "attention is a fused kernel, which holds no scores"
     else:
         yield "attention is plain XLA, which holds the scores of all heads of a layer"
     if estimator.layout.fsdp > 1:
         yield "two layers of weights and the embedding are gathered at a time, and gradients are reduced to slices"
+        yield "rows stay split over the devices in every layer; XLA may choose otherwise, which compiling shows"
     if top.platform == "cpu" and policy.remat != "none" and not policy.scan_layers:
         yield "XLA on a CPU undoes policy.remat unless policy.scan_layers is set"
     if top.platform == "gpu" and not top.fused_attention and policy.dtype == "bfloat16":
@@ -201,11 +192,12 @@ def as_dict(plan: Plan) -> dict[str, Any]:
 
 
 def table(plan: Plan) -> str:
-    """The plan for reading: an aligned table of GiB per device, a verdict for each phase, and what was assumed."""
+    """The plan for reading: an aligned table per device, a verdict for each phase, and what was assumed."""
     phases = [v.phase for v in plan.verdicts]
     names = list(dict.fromkeys(name for phase in phases for name in phase.parts))
-    cell = lambda value: "-" if value is None else f"{value / GIB:.2f}"
-    lines = [["GiB per device", *(phase.name for phase in phases), "counted"]]
+    unit, size = ("GiB", GIB) if max(v.total for v in plan.verdicts) >= GIB else ("MiB", GIB >> 10)
+    cell = lambda value: "-" if value is None else f"{value / size:.2f}"
+    lines = [[f"{unit} per device", *(phase.name for phase in phases), "counted"]]
     lines += [[name, *(cell(phase.parts.get(name)) for phase in phases), _source(name)] for name in names]
     lines.append(["sum", *(cell(phase.total) for phase in phases), "from shapes"])
     if any(v.compiled for v in plan.verdicts):
@@ -219,6 +211,10 @@ def table(plan: Plan) -> str:
     head = f"{plan.topology.name}: {plan.topology.devices} device(s), mesh {mesh}"
     said = [_sentence(v, usable) for v in plan.verdicts]
     return "\n".join([head, "", *_aligned(lines), "", *said, "", "Assumed:", *(f"- {note}" for note in plan.notes)])
+
+
+def _amount(size: int) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= GIB else f"{size / (GIB >> 10):.1f} MiB"
 
 
 def _source(name: str) -> str:
@@ -237,9 +233,9 @@ def _aligned(lines: list[list[str]]) -> list[str]:
 def _sentence(v: Verdict, usable: int) -> str:
     """The verdict in words."""
     by = "compiled" if v.compiled else "from shapes"
-    need = f"it needs {v.total / GIB:.1f} of {usable / GIB:.1f} GiB ({by})"
+    need = f"it needs {_amount(v.total)} of {_amount(usable)} ({by})"
     if v.fits:
         return f"The {v.phase.name} fits: {need}."
     largest = max(v.phase.parts.items(), key=lambda part: part[1])
-    why = f"the most by {largest[0]}, {largest[1] / GIB:.1f} GiB at {v.phase.rows} rows ({v.phase.rows_key})"
+    why = f"the most by {largest[0]}, {_amount(largest[1])} at {v.phase.rows} rows ({v.phase.rows_key})"
     return f"The {v.phase.name} does not fit: {need}, {why}; {v.advice}."

@@ -51,9 +51,9 @@ def update_step(config: Config, policy: PolicyConfig, mesh: Mesh | None = None) 
 
 
 def rollout_step(config: Config, policy: PolicyConfig, mesh: Mesh | None = None) -> Callable:
-    """`rollout` of (params, memory, key_N, chunk_NTC, chunk_len_NT, num_chunks_N)."""
+    """`rollout` of (params, memory, key_N, chunk_NTC, chunk_len_NT, num_chunks_N), which are rolled out at once."""
     engine = make_engine(policy, config.memory, config.rollout, _StandIn(), mesh=mesh)
-    return functools.partial(rollout, engine)
+    return functools.partial(rollout, engine, group=config.grpo.group)
 
 
 def traced_update(config: Config, policy: PolicyConfig, rows: int) -> int:
@@ -67,6 +67,8 @@ def traced_update(config: Config, policy: PolicyConfig, rows: int) -> int:
 
 def traced_rollout(config: Config, policy: PolicyConfig, rows: int) -> int:
     """Estimated peak bytes of a rollout of `rows` trajectories on one device, besides its arguments."""
+    if config.rollout.share_group:  # whole groups only
+        rows = -(-rows // config.grpo.group) * config.grpo.group
     a = abstract_arguments(config, policy, rows)
     return peak_bytes(jax.make_jaxpr(rollout_step(config, policy))(a.params, *a.episodes).jaxpr)
 
@@ -83,23 +85,30 @@ class Compiled:
         return self.arguments + self.besides
 
 
-def compile_update(config: Config, policy: PolicyConfig, devices: Sequence[Any], layout: Layout) -> Compiled:
-    """Compiles the update for these devices, abstract ones included; nothing is allocated or run."""
+def compile_update(
+    config: Config, policy: PolicyConfig, devices: Sequence[Any], layout: Layout, options: dict[str, Any] | None = None
+) -> Compiled:
+    """Compiles the update for these devices, abstract ones included; nothing is allocated or run.
+
+    `options` are XLA's.
+    """
     mesh, a = _mesh(devices, layout), abstract_arguments(config, policy, layout.rows * layout.shards)
     parameters, state = functools.partial(_sharded, mesh=mesh), tree_shardings(a.state, mesh)
     step = jax.jit(update_step(config, policy, mesh), donate_argnums=0, out_shardings=(state, None))
     by_row = lambda tree: _with(tree, jax.tree.map(lambda _: rows(mesh), tree))
     reference = None if a.reference is None else parameters(a.reference)
     arguments = (_with(a.state, state), parameters(a.base), reference, by_row(a.trajectory), by_row(a.advantage_NT))
-    return _analysis(step.lower(*arguments).compile())
+    return _analysis(step.lower(*arguments), devices, options)
 
 
-def compile_rollout(config: Config, policy: PolicyConfig, devices: Sequence[Any], layout: Layout) -> Compiled:
-    """Compiles the rollout of all trajectories of a step for these devices."""
-    mesh, a = _mesh(devices, layout), abstract_arguments(config, policy, layout.rows * layout.shards)
+def compile_rollout(
+    config: Config, policy: PolicyConfig, devices: Sequence[Any], layout: Layout, options: dict[str, Any] | None = None
+) -> Compiled:
+    """Compiles the rollout of `rollout.rows` trajectories for these devices."""
+    mesh, a = _mesh(devices, layout), abstract_arguments(config, policy, layout.rollout_rows * layout.shards)
     episodes = _with(a.episodes, jax.tree.map(lambda _: rows(mesh), a.episodes))
     step = jax.jit(rollout_step(config, policy, mesh))
-    return _analysis(step.lower(_sharded(a.params, mesh), *episodes).compile())
+    return _analysis(step.lower(_sharded(a.params, mesh), *episodes), devices, options)
 
 
 def _mesh(devices: Sequence[Any], layout: Layout) -> Mesh:
@@ -118,7 +127,9 @@ def _with(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(place, tree, shardings)
 
 
-def _analysis(compiled: Any) -> Compiled:
-    m = compiled.memory_analysis()
+def _analysis(lowered: Any, devices: Sequence[Any], options: dict[str, Any] | None) -> Compiled:
+    if devices[0].platform == "cpu":
+        options = {"xla_backend_optimization_level": 0, **(options or {})}  # the code is not run, memory is the same
+    m = lowered.compile(compiler_options=options).memory_analysis()
     besides = m.output_size_in_bytes - m.alias_size_in_bytes + m.temp_size_in_bytes
     return Compiled(m.argument_size_in_bytes, besides)
