@@ -51,7 +51,7 @@ def get_config():
     config.rewards.pay_duplicates = False
     config.rewards.pay_stale = False
     config.rewards.repeat_cost = 6.0
-    config.rewards.gamma = 0.8
+    config.rewards.gamma = 0.6
     config.rewards.one_value = True
 
     # Learning.
