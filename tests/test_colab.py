@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import mini
 import nbformat
 import pytest
+from hugging_face_models import random_model, save
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from qwen_folder import small_folder
+
+from memalpha_jax.tools.prompts import load_template
+from memalpha_jax.tools.schemas import tools_text
 
 PATH = mini.ROOT / "launch" / "colab.ipynb"
 SETUP = ("settings", "install", "helpers")
@@ -36,7 +42,7 @@ def execute(notebook: nbformat.NotebookNode, chosen: Iterable[str] | None = None
     if chosen is not None:
         notebook.cells = [cell for cell in notebook.cells if cell.id in chosen]
     # As where it is opened: in its own folder, with the kernel that this Python has.
-    client = NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(PATH.parent)}})
+    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(PATH.parent)}})
     client.execute()
     return {cell.id: "".join(map(_text, cell.outputs)) for cell in notebook.cells if cell.cell_type == "code"}
 
@@ -80,3 +86,32 @@ def test_a_command_that_fails_stops_the_notebook_with_what_it_said(notebook, run
     monkeypatch.setenv("MEMALPHA_DATA", str(runs / "nothing.json"))
     with pytest.raises(CellExecutionError, match=r"memalpha_jax\.train ended with 1"):
         execute(notebook, [*SETUP, "qwen-data", "qwen"])
+
+
+def squad(path: Path) -> str:
+    """Writes a file in SQuAD's layout about rivers; returns its text."""
+    data = []
+    for n in range(12):
+        paragraphs = []
+        for name, miles in [(f"Nomen{n}{i}", f"{40 + 3 * n + i} miles") for i in range(4)]:
+            text = f"The river number {n} is called {name}. It is {miles} long and flows to the sea."
+            answers = [{"text": miles, "answer_start": text.index(miles)}]
+            question = {"id": name, "question": f"How long is {name}?", "answers": answers}
+            paragraphs.append({"context": text, "qas": [question]})
+        data.append({"title": f"Rivers {n}", "paragraphs": paragraphs})
+    path.write_text(json.dumps({"version": "1.1", "data": data}))
+    return path.read_text()
+
+
+def test_the_second_part_trains_adapters_of_a_hugging_face_model(notebook, runs, monkeypatch, tmp_path_factory):
+    """A model of the true architecture with random weights, and a tokenizer trained on the spot."""
+    place = tmp_path_factory.mktemp("data")
+    texts = [load_template("qwen_agent"), tools_text("qwen_agent"), squad(place / "squad.json")]
+    folder = small_folder(place / "model", texts, 800)
+    rows = 1 + max(json.loads((folder / "tokenizer.json").read_bytes())["model"]["vocab"].values()) + 64
+    save(random_model(vocab_size=rows, max_position_embeddings=2048), folder)
+    monkeypatch.setenv("MEMALPHA_MODEL", str(folder))
+    monkeypatch.setenv("MEMALPHA_DATA", str(place / "squad.json"))
+    said = execute(notebook, [*SETUP, "qwen-data", "qwen", "qwen-curve"])
+    assert "training finished" in said["qwen"]
+    assert "<image>" in said["qwen-curve"]
