@@ -61,7 +61,7 @@ def test_kernels_see_what_is_shared(kernel):
 
 @pytest.mark.parametrize("T", [MOST_BLOCKS * QUERY_BLOCK + 90, QUERY_BLOCK + 1])
 def test_blocks_of_queries_see_what_the_mask_shows_them(T):
-    """Rows of more slots than that many blocks hold at their smallest, and of a last block of one; a prefix in front."""
+    """Rows longer than the most blocks at their smallest, and a last block of one query; a prefix in front."""
     q, k, v = (x[..., :8] for x in arrays(2, T, (H, K, K)))
     front_k, front_v = (x[..., :8].astype(DTYPE) for x in arrays(1, 5, (K, K)))
     shared = (Shared(front_k.swapaxes(2, 3), front_v, jnp.array([5, 3])),)
