@@ -24,6 +24,7 @@ from small_policy import ROLLOUT, random_params, writing_engine, writing_params
 from memalpha_jax.errors import UserError
 from memalpha_jax.grpo.learner import GRPOConfig, TrainState, init_state, update
 from memalpha_jax.memory.state import empty_memory
+from memalpha_jax.policy.attention import Causal
 from memalpha_jax.policy.config import LoraConfig
 from memalpha_jax.policy.model import Qwen3
 from memalpha_jax.policy.optimizer import OptimizerConfig, make_optimizer
@@ -31,6 +32,7 @@ from memalpha_jax.policy.sharding import (
     RULES,
     MeshConfig,
     check_rows,
+    in_force,
     make_mesh,
     own_part,
     own_rows,
@@ -201,6 +203,30 @@ def test_an_update_equals_that_of_one_device(all_params, trajectory, updated_alo
         (expected.params, expected.opt_state, wanted),
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found_all, wanted_all)
+
+
+def test_activations_stay_with_their_rows_where_parameters_are_sliced_as_well(params):
+    """XLA's own choice is to gather all rows on every device, and then a sliced model needs more room, not less."""
+    tokens = np.ones((32, 256), np.int32)
+
+    def gradient(params, tokens):
+        def loss(p):
+            positions = jnp.broadcast_to(jnp.arange(256), tokens.shape)
+            return Qwen3(ENGINE.policy).apply({"params": p}, tokens, positions, Causal(), method="hidden")[0].sum()
+
+        return jax.grad(loss)(params)
+
+    sizes = {}
+    for name, config in (("data", MeshConfig(data=8)), ("fsdp", MeshConfig(data=1, fsdp=8))):
+        mesh = make_mesh(config)
+
+        def traced(params, tokens, mesh=mesh):
+            with in_force(mesh):
+                return gradient(params, tokens)
+
+        compiled = jax.jit(traced).lower(place(params, mesh), place_rows(tokens, mesh, 32)).compile()
+        sizes[name] = compiled.memory_analysis().temp_size_in_bytes
+    assert sizes["fsdp"] < 1.2 * sizes["data"]
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

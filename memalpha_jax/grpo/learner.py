@@ -24,7 +24,7 @@ from memalpha_jax.policy.config import LoraConfig, PolicyConfig
 from memalpha_jax.policy.logprobs import reply_logprobs
 from memalpha_jax.policy.model import cast
 from memalpha_jax.policy.optimizer import OptimizerConfig
-from memalpha_jax.policy.sharding import ROWS
+from memalpha_jax.policy.sharding import ROWS, in_force
 from memalpha_jax.rollout.trajectory import Trajectory
 
 
@@ -237,5 +237,6 @@ def update(
         weight = jnp.maximum(sums.pop("weight"), 1e-9)
         return state, {name: value / weight for name, value in sums.items()} | watched
 
-    state, metrics = jax.lax.scan(one_minibatch, state, blocks)
+    with in_force(mesh):
+        state, metrics = jax.lax.scan(one_minibatch, state, blocks)
     return dataclasses.replace(state, step=state.step + 1), jax.tree.map(jnp.mean, metrics)

@@ -19,6 +19,7 @@ from flax import linen as nn
 from memalpha_jax.errors import UserError
 from memalpha_jax.policy.attention import Causal, Shared, attend
 from memalpha_jax.policy.config import PolicyConfig, YarnConfig
+from memalpha_jax.policy.sharding import split_rows
 
 INITS = ("qwen3", "copying")
 QWEN_EMBED, COPYING_EMBED, COPYING_OUT = 0.02, 0.1, 0.2
@@ -156,10 +157,11 @@ class Qwen3(nn.Module):
         """
         c = self.config
         cos_sin = rotary(positions_NT, c)
-        x_NTD = self.whole["embed"][tokens_NT].astype(c.dtype)
+        x_NTD = split_rows(self.whole["embed"][tokens_NT].astype(c.dtype))
 
         def layer(params, x, kv, before=()):
-            return decoder_layer(c, params, x, cos_sin, mask, kv, slot, before)
+            x, kv = decoder_layer(c, params, x, cos_sin, mask, kv, slot, before)
+            return split_rows(x), kv
 
         if c.remat == "layer":
             layer = jax.checkpoint(layer)

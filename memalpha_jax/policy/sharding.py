@@ -5,6 +5,7 @@ Mesh axes: `data` (trajectories), `fsdp` (trajectories, with parameters sliced o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -63,6 +64,22 @@ def make_mesh(config: MeshConfig) -> Mesh:
 def row_shards(mesh: Mesh) -> int:
     """Over how many devices the trajectories of a batch are split."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def in_force(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+    """While tracing: the mesh that `split_rows` and the fused kernels split their work over."""
+    return contextlib.nullcontext() if mesh is None else jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def split_rows(x_N: jax.Array) -> jax.Array:
+    """[N, ...] with rows kept over data and fsdp, where a mesh is in force and divides them; else as it is.
+
+    Parameters are sliced over fsdp as well, and XLA, left to itself, moves the activations instead of the parameters.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or x_N.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
+        return x_N
+    return jax.lax.with_sharding_constraint(x_N, ROWS)
 
 
 def rows(mesh: Mesh) -> NamedSharding:

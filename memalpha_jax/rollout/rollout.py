@@ -23,7 +23,7 @@ from memalpha_jax.policy.config import PolicyConfig
 from memalpha_jax.policy.generate import generate
 from memalpha_jax.policy.prefix import PromptLayout
 from memalpha_jax.policy.sampling import SamplingConfig
-from memalpha_jax.policy.sharding import ROWS, row_shards
+from memalpha_jax.policy.sharding import ROWS, in_force, row_shards
 from memalpha_jax.rollout.trajectory import Trajectory
 from memalpha_jax.tools.calls import CallBatch, call_batch_spec
 
@@ -225,5 +225,6 @@ def rollout(
         return chunk_step(engine, params, memory, key_N, first_chunk + t, chunk_NC, length_N, active_N, group)
 
     xs = (jnp.arange(T), chunk_NTC.swapaxes(0, 1), chunk_len_NT.swapaxes(0, 1))
-    memory, record = jax.lax.scan(body, memory, xs)
+    with in_force(engine.mesh):
+        memory, record = jax.lax.scan(body, memory, xs)
     return Trajectory(**jax.tree.map(lambda x: x.swapaxes(0, 1), record), memory=memory)
