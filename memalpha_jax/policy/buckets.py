@@ -41,17 +41,16 @@ def sum_over_blocks(
     first = jax.tree.map(lambda x: x[0], blocks)
     shapes = jax.eval_shape(lambda: function(first, slots[-1]))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    branches = [lambda total, block: total, *(functools.partial(_added, function, width) for width in slots)]
+    branches = [lambda block: zeros, *(functools.partial(_call, function, width) for width in slots)]
 
     def add(total: Any, block_and_tokens: Any) -> tuple[Any, None]:
         block, tokens_M = block_and_tokens
         longest = jnp.max(tokens_M)
         chosen = jnp.where(longest > 0, 1 + jnp.argmax(longest <= jnp.asarray(slots)), 0)
-        return jax.lax.switch(chosen, branches, total, block), None
+        return jax.tree.map(jnp.add, total, jax.lax.switch(chosen, branches, block)), None
 
     return jax.lax.scan(add, zeros, (blocks, tokens_XM))[0]
 
 
-def _added(function: Callable[[Any, int], Any], width: int, total: Any, block: Any) -> Any:
-    # Added here, where it may happen in place: the size of a gradient is that of the model.
-    return jax.tree.map(jnp.add, total, function(block, width))
+def _call(function: Callable[[Any, int], Any], width: int, block: Any) -> Any:
+    return function(block, width)
