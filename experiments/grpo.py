@@ -6,7 +6,9 @@
 Hardware: one GPU of 141 GB, eight of them (--config.mesh.fsdp=8, launch/slurm.sbatch) or a v5p-32 slice
 (launch/tpu_pod.sh). Weights, optimizer and gradient take 72 GB, and the cache of a trajectory 1.2 GB at 8,192 tokens:
 the 256 of a step would take 309 GB, so they are rolled out 32 at a time (rollout.rows; raise it where there is room).
-`python -m memalpha_jax.plan --config=experiments/grpo.py --topology=1xh200` has the details.
+`python -m memalpha_jax.plan --config=experiments/grpo.py --topology=1xh200` has details. JAX takes 75 % of a GPU, and
+one H200 needs more: put XLA_PYTHON_CLIENT_MEM_FRACTION=0.95 into the environment. Sixteen devices need
+--config.grpo.block_rows=16.
 Expected time: two days on eight H200, by arithmetic and not measured: 2,560 replies a step of 3,500 prompt and 600
 reply tokens (assumed), at 40 % of 600 TFLOP/s and half of the bandwidth of memory and links, take 12 minutes.
 Published score: 0.642 on validation (printed; the mean of its seven cells is 0.619), 0.592 on MemoryAgentBench.

@@ -262,14 +262,18 @@ def is_watched(step: int, every: int, last: int) -> bool:
     return every > 0 and (step == 1 or is_due(step, every, last))
 
 
-def log_cost(timings: dict[str, float]) -> None:
-    """One line with the seconds that each part of a step takes, from the step whose parts were timed."""
+def log_cost(timings: dict[str, float], padding: float) -> None:
+    """One line with what each part of a step takes, from the step whose parts were timed; `padding`: of the update."""
     parts = {name.removeprefix("part/"): value for name, value in timings.items() if name != "rollout"}
     step = timings["rollout"] + timings["reward"] + timings["update"]
     host = sum(parts[name] for name in ("render", "parse", "apply", "reward"))
     shown = "  ".join(f"{name} {1000 * value:.0f}" for name, value in parts.items())
     logging.info(
-        "cost of a step in ms: %s; memory and reward together %.1f %% of %.2f s", shown, 100 * host / step, step
+        "cost of a step in ms: %s; memory and reward together %.1f %% of %.2f s; padding %.1f %% of the update",
+        shown,
+        100 * host / step,
+        step,
+        100 * padding,
     )
 
 
@@ -302,7 +306,7 @@ def train(config: Config, workdir: Workdir) -> None:
                 log.log(step, metrics, timings)
                 log_step(step, total, metrics, timings)
                 if step == COST_STEP:
-                    log_cost(timings)
+                    log_cost(timings, metrics["update/padding"])
                 stopped_by = "".join(dict.fromkeys(gather(stop.name)))  # all processes leave at the same step
                 if stopped_by or is_due(step, config.run.save_every, total):
                     trainer.save(checkpoints, step)
