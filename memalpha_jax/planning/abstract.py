@@ -15,6 +15,7 @@ from memalpha_jax.experiment import Config
 from memalpha_jax.grpo.learner import TrainState, init_state
 from memalpha_jax.memory.state import empty_memory
 from memalpha_jax.policy.config import PolicyConfig
+from memalpha_jax.policy.lora import is_adapter
 from memalpha_jax.policy.model import parameter_shapes
 from memalpha_jax.policy.optimizer import make_optimizer
 from memalpha_jax.policy.sharding import MeshConfig
@@ -100,10 +101,10 @@ def abstract_arguments(config: Config, policy: PolicyConfig, rows: int) -> Argum
     shapes = {name: shape for name, (shape, _) in parameter_shapes(policy).items()}
     adapters = policy.lora.rank > 0
     trained = {
-        name: ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items() if not adapters or "_lora_" in name
+        name: ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items() if not adapters or is_adapter(name)
     }
     computed = {name: ShapeDtypeStruct(shape, policy.dtype) for name, shape in shapes.items()}
-    plain = {name: shape for name, shape in computed.items() if "_lora_" not in name}
+    plain = {name: shape for name, shape in computed.items() if not is_adapter(name)}
     optimizer = make_run_optimizer(config)
     T, C = config.episodes.chunks, config.rollout.prompt_tokens
     memory = room_for(config.memory, config.rollout, T)

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
 from memalpha_jax.errors import UserError
@@ -61,7 +61,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
     )
 
 
-def row_shards(mesh: Mesh) -> int:
+def row_shards(mesh: Mesh | AbstractMesh) -> int:
     """Over how many devices the trajectories of a batch are split."""
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
@@ -77,7 +77,7 @@ def split_rows(x_N: jax.Array) -> jax.Array:
     Parameters are sliced over fsdp as well, and XLA, left to itself, moves the activations instead of the parameters.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or x_N.shape[0] % (mesh.shape["data"] * mesh.shape["fsdp"]):
+    if mesh.empty or x_N.shape[0] % row_shards(mesh):
         return x_N
     return jax.lax.with_sharding_constraint(x_N, ROWS)
 
