@@ -24,7 +24,7 @@ from memalpha_jax.rollout import steps as rollout_steps
 from memalpha_jax.tools.calls import Status
 from memalpha_jax.tools.reply import parse_replies
 from memalpha_jax.tools.wire import call_frames
-from memalpha_jax.train import Trainer
+from memalpha_jax.trainer import Trainer
 from memalpha_jax.workdir import Workdir
 
 # The commands with less and less room on the disk: no file may grow beyond a limit once a save begins.
