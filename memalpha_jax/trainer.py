@@ -30,7 +30,7 @@ from memalpha_jax.grpo.advantages import group_advantages, group_ids
 from memalpha_jax.grpo.learner import init_state, update
 from memalpha_jax.policy.config import ARCHITECTURE, PolicyConfig
 from memalpha_jax.policy.hugging_face import holds_model
-from memalpha_jax.policy.lora import merge_lora
+from memalpha_jax.policy.lora import fingerprint, merge_lora
 from memalpha_jax.policy.model import Params, cast, init_params
 from memalpha_jax.policy.optimizer import make_optimizer
 from memalpha_jax.policy.policy import Policy, load_policy, resolve
@@ -158,6 +158,8 @@ class Trainer:
         )
         made = dataclasses.replace(config, policy=self.policy)
         self.meta = {"config": to_dict(made), "tokenizer": self.tokenizer.files()}
+        if self.base:
+            self.meta["base"] = fingerprint(self.base)
         policy_now = Policy(self.policy, None, self.tokenizer, config.memory, config.rollout)
         self.writer = PolicyWriter(greedy_engine(policy_now), self.tokenizer, config.evaluation.batch, config.seed)
 
@@ -177,6 +179,11 @@ class Trainer:
         restored = checkpoints.restore(abstract(self.state))
         if restored is None:
             return None
+        if "base" in restored.meta and restored.meta["base"] != self.meta.get("base"):
+            raise UserError(
+                f"step {restored.step} of this run holds adapters of other weights than those now in "
+                f"{self.config.policy.path or 'its warm_start'}; put the old ones back or start a new run"
+            )
         self.state = restored.state
         self.iterator.set_state(restored.meta["iterator"])
         logging.info("continuing at step %d of %d", restored.step, self.config.grpo.steps)

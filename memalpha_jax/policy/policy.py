@@ -20,7 +20,7 @@ from memalpha_jax.policy import hugging_face
 from memalpha_jax.policy.config import PolicyConfig
 from memalpha_jax.policy.hub import fetch, is_hub_id
 from memalpha_jax.policy.hugging_face_config import read_config, read_json
-from memalpha_jax.policy.lora import merge_lora
+from memalpha_jax.policy.lora import fingerprint, merge_lora
 from memalpha_jax.policy.model import WHOLE, Qwen3, init_params
 from memalpha_jax.policy.sharding import tree_shardings
 from memalpha_jax.policy.tokenizer import StoredTokenizer, Tokenizer
@@ -127,7 +127,13 @@ def _load_checkpoint(path: Path, dtype: str | None, mesh: Mesh | None) -> Policy
     sections = meta["config"]
     config = policy_config(sections, tokenizer)
     if config.lora.rank and not any(name in params for name in WHOLE):
-        params = {**_base_params(config, path, dtype, mesh), **params}
+        base = _base_params(config, path, dtype, mesh)
+        if "base" in meta and meta["base"] != fingerprint(base):
+            raise UserError(
+                f"{where} holds adapters of another model than is now in {config.path or 'its warm_start'}; put "
+                "back the weights that they were trained on"
+            )
+        params = {**base, **params}
     config = _with_vocabulary(config, params, tokenizer, where)
     _check_params(params, config, where)
     return Policy(
