@@ -9,11 +9,41 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 from memalpha_jax.errors import UserError
 
 CountTokens = Callable[[str], int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """A piece of a stream that a chunker keeps whole where it fits into a chunk.
+
+    Attributes:
+      text: of a paragraph, an article, a labelled sample, a turn of a dialogue. key: the caller's name for it.
+      title: of an article, shown above each of its parts. when, role: of a turn.
+    """
+
+    text: str
+    key: Hashable = None
+    title: str = ""
+    when: str = ""
+    role: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """A chunk and the keys of the units in it, in order; a unit that was split is in several."""
+
+    text: str
+    keys: tuple[Hashable, ...]
+
+
+Chunker = Callable[[Sequence[Unit]], list[Chunk]]
+"""Cuts a stream: no chunk is longer than the chunker's limit, and nothing is lost, added or moved but white space and
+the titles, time lines and roles that belong to the units.
+"""
 
 # Possessive quantifiers and the look-behind keep the search linear on runs of punctuation of any length.
 _SENTENCE_END = re.compile(
