@@ -175,7 +175,7 @@ def _check_vocabulary(rows: int, tokenizer: Tokenizer, where: str) -> None:
     if tokenizer.vocab_size > rows:
         raise UserError(
             f"{where}: the tokenizer has {tokenizer.vocab_size} ids, but the embedding only {rows} rows; they belong "
-            "to different models"
+            "to different models: give it the tokenizer files that came with the weights"
         )
 
 
