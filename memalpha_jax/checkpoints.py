@@ -298,7 +298,7 @@ def _check_shapes(place: Path, saved: dict[str, list[int]], wanted: dict[str, li
         if there != now:
             raise UserError(
                 f"the checkpoint {place} is of another model: {name} is {there} there, {now} in this config; "
-                "use the config it was made with, or another --workdir"
+                "use the config and the starting policy it was made with, or another --workdir"
             )
 
 

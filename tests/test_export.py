@@ -261,6 +261,9 @@ def test_a_checkpoint_of_adapters_is_put_on_its_base(workdir, tokenizer, tmp_pat
     save_run(tmp_path / "gone", tokenizer, is_adapter, lora=lora, path=str(tmp_path / "absent"))
     with pytest.raises(UserError, match=r"adapters of .*absent, which cannot be read"):
         load_policy(tmp_path / "gone")
+    hf.save(hf.random_model(hidden_size=48), tmp_path / "absent")  # another model in its place
+    with pytest.raises(UserError, match=r"absent, which is another model now: its width is 48 and was \d+"):
+        load_policy(tmp_path / "gone")
 
 
 def test_a_folder_is_converted_as_it_is_stored(tmp_path):
