@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -335,10 +336,12 @@ def _disk_reason(error: BaseException | None) -> str | None:
 
 
 class _NoOrbaxChatter(std_logging.Filter):
-    """Orbax logs each of its steps, and errors that it raises as well, through this program's logger."""
+    """Orbax logs each of its steps, and errors that it raises as well, through this program's logger; and after one
+    failed write asyncio reports the others that Orbax had begun.
+    """
 
     def filter(self, record: std_logging.LogRecord) -> bool:
-        return f"{os.sep}orbax{os.sep}" not in record.pathname
+        return not any(f"{os.sep}orbax{os.sep}" in said for said in (record.pathname, record.getMessage()))
 
 
 _FILTER = _NoOrbaxChatter()
@@ -352,6 +355,8 @@ def _ignore_late_reads(unraisable: sys.UnraisableHookArgs) -> None:
 
 def _quieten_orbax() -> None:
     """What Orbax has to say reaches people as the UserErrors of this module."""
-    logging.get_absl_logger().addFilter(_FILTER)
+    for logger in (logging.get_absl_logger(), std_logging.getLogger("asyncio")):
+        logger.addFilter(_FILTER)
+    warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)  # writes not begun by then
     if sys.unraisablehook is sys.__unraisablehook__:
         sys.unraisablehook = _ignore_late_reads
