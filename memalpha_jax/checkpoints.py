@@ -341,7 +341,9 @@ class _NoOrbaxChatter(std_logging.Filter):
     """
 
     def filter(self, record: std_logging.LogRecord) -> bool:
-        return not any(f"{os.sep}orbax{os.sep}" in said for said in (record.pathname, record.getMessage()))
+        if record.name == "asyncio":
+            return "orbax" not in record.getMessage()
+        return f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
 _FILTER = _NoOrbaxChatter()
