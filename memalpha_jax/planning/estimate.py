@@ -20,7 +20,9 @@ from memalpha_jax.planning.abstract import Layout, abstract_arguments, layout
 from memalpha_jax.planning.liveness import nbytes
 from memalpha_jax.planning.steps import traced_rollout, traced_update
 from memalpha_jax.planning.topologies import Topology
+from memalpha_jax.policy.attention import fused
 from memalpha_jax.policy.config import PolicyConfig
+from memalpha_jax.policy.model import cache_bytes
 from memalpha_jax.policy.sharding import tree_shardings
 
 ROLLOUT, UPDATE = "rollout", "update"
@@ -77,8 +79,7 @@ class Estimator:
         a = abstract_arguments(self.config, c, own.rows)
         at_once = abstract_arguments(self.config, c, rows)
         slots = self.config.rollout.prompt_tokens + self.config.rollout.reply_tokens
-        width = jnp.dtype(local.dtype).itemsize
-        cache = 2 * c.layers * local.kv_heads * c.head_dim * slots * width * rows
+        cache = cache_bytes(local, rows * slots, jnp.dtype(local.dtype).itemsize)
         peak = traced_rollout(self.config, local, rows)
         copied = {} if c.dtype == "float32" else {name: a.params[name] for name in a.state.params}
         # While several are rolled out in turn, a part is held besides what the parts become.
@@ -175,14 +176,10 @@ class Estimator:
         return dataclasses.replace(local, dtype="float32", remat=c.remat if c.scan_layers else "none")
 
     def has_fused_attention(self) -> bool:
-        """Whether both steps use a kernel that never holds all scores."""
-        c = self.policy
-        if self.topology.platform == "gpu":
-            able = c.dtype == "bfloat16" and c.head_dim % 8 == 0 and c.head_dim <= 128
-            return self.topology.fused_attention and able and c.attention in ("auto", "cudnn")
-        if self.topology.platform == "tpu":
-            return c.head_dim % 128 == 0 and c.attention in ("auto", "splash")
-        return False
+        """Whether both steps use a kernel that never holds all scores; UserError for one that cannot be."""
+        c, top = self.policy, self.topology
+        able = top.fused_attention or top.platform != "gpu"
+        return able and fused(c.attention, c.head_dim, c.dtype, top.platform) != "xla"
 
 
 def _with_rows(config: Config, trajectories: int, block_rows: int) -> Config:
