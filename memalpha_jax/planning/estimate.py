@@ -70,7 +70,7 @@ class Estimator:
         """Live bytes of an update of next to no tokens: gradients, and the copy that is computed with."""
         mini = self.config.grpo.minibatches
         local = dataclasses.replace(self._local(), attention="xla")
-        return traced_update(_with_rows(_single_token(self.config), mini, 1), local, mini)
+        return traced_update(_with_rows(_single_token(self.config), mini, 1), local, mini, self._widened)
 
     def rollout(self, rows: int = 0) -> Phase:
         """`rows` trajectories of one device are rolled out at a time; those of the whole step are kept."""
@@ -80,7 +80,7 @@ class Estimator:
         at_once = abstract_arguments(self.config, c, rows)
         slots = self.config.rollout.prompt_tokens + self.config.rollout.reply_tokens
         cache = cache_bytes(local, rows * slots, jnp.dtype(local.dtype).itemsize)
-        peak = traced_rollout(self.config, local, rows)
+        peak = traced_rollout(self.config, local, rows, self._widened)
         copied = {} if c.dtype == "float32" else {name: a.params[name] for name in a.state.params}
         # While several are rolled out in turn, a part is held besides what the parts become.
         whole = nbytes((a.trajectory, a.episodes)) if rows < own.rows else 0
@@ -123,7 +123,7 @@ class Estimator:
         mini = self.config.grpo.minibatches
         blocks = -(-self.layout.rows // (mini * rows))
         config = _with_rows(self.config, mini * blocks * rows, rows)
-        return traced_update(config, self._local(), mini * blocks * rows)
+        return traced_update(config, self._local(), mini * blocks * rows, self._widened)
 
     def largest_rows(self, name: str) -> int:
         """Most rows per device, of those that there are, with which a phase fits; 0 where not even one does."""
@@ -170,10 +170,14 @@ class Estimator:
             ff=part(c.ff),
             attention="splash" if self.has_fused_attention() else "xla",
         )
-        if self.topology.platform != "cpu":
-            return local
-        # A CPU computes bfloat16 in float32, and its compiler merges what an unrolled loop computes twice.
-        return dataclasses.replace(local, dtype="float32", remat=c.remat if c.scan_layers else "none")
+        # The compiler of a CPU merges what an unrolled loop computes twice.
+        merged = self.topology.platform == "cpu" and not c.scan_layers
+        return dataclasses.replace(local, remat="none") if merged else local
+
+    @property
+    def _widened(self) -> bool:
+        """A CPU computes products of bfloat16 in float32."""
+        return self.topology.platform == "cpu"
 
     def has_fused_attention(self) -> bool:
         """Whether both steps use a kernel that never holds all scores; UserError for one that cannot be."""

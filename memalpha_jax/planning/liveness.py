@@ -15,20 +15,22 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Jaxpr, Literal
 
 SAME_BYTES = {"reshape", "squeeze", "expand_dims", "copy", "optimization_barrier", "stop_gradient", "transpose"}
 """The operand under another shape or layout."""
 SHARED = {
-    *("broadcast_in_dim", "cos", "div", "erf", "exp", "exp2", "expm1", "log", "log1p", "logistic", "mul", "pow"),
-    *("rsqrt", "select_n", "sin", "sqrt", "tanh"),
+    *("cos", "div", "erf", "exp", "exp2", "expm1", "log", "log1p", "logistic", "mul", "pow", "rsqrt", "select_n"),
+    *("sin", "sqrt", "tanh"),
 }
 """Elementwise; fused into one reader, kept where there are several."""
 FUSED = {
-    *("abs", "add", "add_any", "and", "bitcast_convert_type", "ceil", "clamp", "concatenate", "convert_element_type"),
-    *("dynamic_slice", "eq", "floor", "gather", "ge", "gt", "integer_pow", "iota", "is_finite", "le", "lt", "max"),
-    *("min", "ne", "neg", "not", "or", "pad", "reduce_precision", "rem", "rev", "round", "shift_left"),
-    *("shift_right_arithmetic", "shift_right_logical", "sign", "slice", "split", "square", "sub", "xor"),
+    *("abs", "add", "add_any", "and", "bitcast_convert_type", "broadcast_in_dim", "ceil", "clamp", "concatenate"),
+    *("convert_element_type", "dynamic_slice", "eq", "floor", "gather", "ge", "gt", "integer_pow", "iota"),
+    *("is_finite", "le", "lt", "max", "min", "ne", "neg", "not", "or", "pad", "reduce_precision", "rem", "rev"),
+    *("round", "shift_left", "shift_right_arithmetic", "shift_right_logical", "sign", "slice", "split", "square"),
+    *("sub", "xor"),
 }
 """Elementwise, or a selection; fused into every reader, however many there are."""
 REDUCTIONS = {"argmax", "argmin", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum"}
@@ -47,25 +49,31 @@ def nbytes(tree: Any) -> int:
     return sum(_bytes(leaf) for leaf in jax.tree.leaves(tree))
 
 
-def peak_bytes(jaxpr: Jaxpr, donated: Sequence[bool] | None = None) -> int:
+def peak_bytes(jaxpr: Jaxpr, donated: Sequence[bool] | None = None, widened: bool = False) -> int:
     """Most bytes alive at once besides the arguments, results included.
 
     Args:
       jaxpr: of the function, from `jax.make_jaxpr`.
       donated: for each argument, whether its memory may be used for results; none by default.
+      widened: whether products of bfloat16 are computed in float32, as on a CPU: they read float32 copies, and their
+        results are rounded afterwards.
     """
-    program = _Program()
+    program = _Program(widened)
     flags = donated or [False] * len(jaxpr.invars)
-    values = [program.argument(flag, _bytes(var.aval)) for flag, var in zip(flags, jaxpr.invars, strict=True)]
+    values = [program.argument(flag, var.aval) for flag, var in zip(flags, jaxpr.invars, strict=True)]
     outputs = program.trace(jaxpr, values)
     return program.peak(outputs, written=[], carried=[value for value in values if value.owned])
 
 
 @dataclasses.dataclass(eq=False)
 class _Value:
-    """What one operation made. `fusible`: it needs no memory unless somebody has to read it from there."""
+    """What one operation made. `fusible`: it needs no memory unless somebody has to read it from there.
+
+    `half`: products cannot read it as it is.
+    """
 
     size: int
+    half: bool = False
     fusible: bool = False
     shared: bool = False
     view: bool = False
@@ -89,11 +97,39 @@ class _Operation:
 class _Program:
     """The operations of one function, those of the functions it calls among them; loops are single operations."""
 
-    def __init__(self) -> None:
+    def __init__(self, widened: bool = False) -> None:
         self.operations: list[_Operation] = []
+        self.widened = widened
+        self.wide_copies: dict[_Value, _Value] = {}
 
-    def argument(self, owned: bool, size: int = 0) -> _Value:
-        return _Value(size, owned=owned)
+    def argument(self, owned: bool, aval: Any) -> _Value:
+        return _Value(_bytes(aval), owned=owned, half=self._is_half(aval))
+
+    def _is_half(self, aval: Any) -> bool:
+        return self.widened and getattr(aval, "dtype", None) == jnp.bfloat16
+
+    def _made(self, aval: Any, **how: bool) -> _Value:
+        return _Value(_bytes(aval), half=self._is_half(aval), **how)
+
+    def _widened(self, value: _Value | None) -> _Value | None:
+        """What a matrix product reads: one float32 copy, whoever else reads it."""
+        if value is None or not value.half:
+            return value
+        if value not in self.wide_copies:
+            self.wide_copies[value] = _Value(2 * value.size, fusible=True)
+            self.add([self.wide_copies[value]], (), [value])
+        return self.wide_copies[value]
+
+    def product(self, equation: Any, inputs: list[_Value | None]) -> list[_Value]:
+        """A matrix product; where bfloat16 is computed in float32, its result is rounded afterwards."""
+        made = self._made(equation.outvars[0].aval)
+        inputs = [self._widened(value) for value in inputs]
+        if made.half:
+            wide = _Value(2 * made.size)
+            self.add([wide], inputs)
+            inputs = [wide]
+        self.add([made], inputs)
+        return [made]
 
     def add(self, made: list[_Value], reads: Iterable, fuses: Iterable = (), inner: int = 0, in_place: bool = False):
         kept = lambda values: [value for value in values if value is not None]
@@ -114,64 +150,55 @@ class _Program:
 
     def equation(self, equation: Any, inputs: list[_Value | None]) -> list[_Value | None]:
         name = equation.primitive.name
-        sizes = [_bytes(var.aval) for var in equation.outvars]
+        avals = [var.aval for var in equation.outvars]
         if name in INLINED:
             return self.trace(_called(equation), inputs)
-        if name == "scan":
-            return self.scan(equation, inputs, sizes)
-        if name == "while":
-            return self.loop(equation, inputs, sizes)
-        if name == "cond":
-            return self.branches(equation, inputs, sizes)
-        if name in SAME_BYTES:
-            view = _Value(sizes[0], fusible=True, view=True)
-            self.add([view], (), inputs)
-            return [view]
-        if name in FUSED or name in SHARED:
-            made = [_Value(size, fusible=True, shared=name in SHARED) for size in sizes]
+        if name in ("scan", "while", "cond"):
+            inner = {"scan": self.scan, "while": self.loop, "cond": self.branches}[name](equation)
+            made = [self._made(aval) for aval in avals]
+            self.add(made, inputs, inner=inner, in_place=name != "cond")
+        elif name in SAME_BYTES:
+            made = [self._made(avals[0], fusible=True, view=True)]
+            self.add(made, (), inputs)
+        elif name in FUSED or name in SHARED:
+            made = [self._made(aval, fusible=True, shared=name in SHARED) for aval in avals]
             self.add(made, (), inputs, in_place=name == "add_any")  # cotangents are added up in place
+        elif name in REDUCTIONS:
+            made = [self._made(aval) for aval in avals]
+            self.add(made, (), inputs)
+        elif name == "dot_general":
+            made = self.product(equation, inputs)
         else:
-            made = [_Value(size) for size in sizes]
-            if name in REDUCTIONS:
-                self.add(made, (), inputs)
-            else:
-                self.add(made, inputs, in_place=name in OVERWRITING)
+            made = [self._made(aval) for aval in avals]
+            self.add(made, inputs, in_place=name in OVERWRITING)
         return list(made)
 
-    def scan(self, equation: Any, inputs: list[_Value | None], sizes: list[int]) -> list[_Value | None]:
+    def scan(self, equation: Any) -> int:
+        """Bytes that one turn of the loop needs besides its arguments and results."""
         p = equation.params
         consts, carry = p["num_consts"], p["num_carry"]
-        body = _Program()
-        invars = p["jaxpr"].jaxpr.invars
-        arguments = [body.argument(False) for _ in invars[:consts]]
-        arguments += [body.argument(True, _bytes(var.aval)) for var in invars[consts : consts + carry]]
-        for var in invars[consts + carry :]:
-            arguments.append(_Value(_bytes(var.aval), fusible=True))
+        body = _Program(self.widened)
+        avals = [var.aval for var in p["jaxpr"].jaxpr.invars]
+        arguments = [body.argument(i >= consts, aval) for i, aval in enumerate(avals[: consts + carry])]
+        for aval in avals[consts + carry :]:
+            arguments.append(body._made(aval, fusible=True))
             body.add([arguments[-1]], ())
         outputs = body.trace(p["jaxpr"].jaxpr, arguments)
-        inner = body.peak(outputs[:carry], written=outputs[carry:], carried=arguments[consts : consts + carry])
-        made = [_Value(size) for size in sizes]
-        self.add(made, inputs, inner=inner, in_place=True)
-        return list(made)
+        return body.peak(outputs[:carry], written=outputs[carry:], carried=arguments[consts : consts + carry])
 
-    def loop(self, equation: Any, inputs: list[_Value | None], sizes: list[int]) -> list[_Value | None]:
+    def loop(self, equation: Any) -> int:
+        """Bytes that one turn of the loop needs besides its arguments and results."""
         p = equation.params
         consts = p["body_nconsts"]
-        body = _Program()
-        invars = p["body_jaxpr"].jaxpr.invars
-        arguments = [body.argument(False) for _ in invars[:consts]]
-        arguments += [body.argument(True, _bytes(var.aval)) for var in invars[consts:]]
-        outputs = body.trace(p["body_jaxpr"].jaxpr, arguments)
-        inner = body.peak(outputs, written=[], carried=arguments[consts:])
-        made = [_Value(size) for size in sizes]
-        self.add(made, inputs, inner=inner, in_place=True)
-        return list(made)
+        body = _Program(self.widened)
+        avals = [var.aval for var in p["body_jaxpr"].jaxpr.invars]
+        arguments = [body.argument(i >= consts, aval) for i, aval in enumerate(avals)]
+        return body.peak(body.trace(p["body_jaxpr"].jaxpr, arguments), written=[], carried=arguments[consts:])
 
-    def branches(self, equation: Any, inputs: list[_Value | None], sizes: list[int]) -> list[_Value | None]:
-        peaks = [peak_bytes(branch.jaxpr) for branch in equation.params["branches"]]
-        made = [_Value(size) for size in sizes]
-        self.add(made, inputs, inner=max(max(peaks) - sum(sizes), 0))  # a branch's results are among its bytes
-        return list(made)
+    def branches(self, equation: Any) -> int:
+        """Bytes that the larger branch needs besides its results."""
+        peaks = [peak_bytes(branch.jaxpr, widened=self.widened) for branch in equation.params["branches"]]
+        return max(max(peaks) - sum(_bytes(var.aval) for var in equation.outvars), 0)
 
     def peak(self, outputs: Sequence, written: Sequence, carried: Sequence = ()) -> int:
         """Most bytes alive at once besides arguments.
@@ -179,7 +206,8 @@ class _Program:
         `written`: results that go straight into what a loop stacks. `carried`: arguments that may be overwritten.
         """
         outputs = [value for value in outputs if value is not None]
-        self.add([], outputs, written)
+        self._write({value for value in written if value is not None})
+        self.add([], outputs)
         self._drop_dead()
         self._settle()
         work = [op for op in self.operations if not op.made or any(value.kept for value in op.made)]
@@ -193,6 +221,14 @@ class _Program:
             memory.run(op, [value for value in reads[i] if last[value] == i and value.owned])
             memory.free(value for value in op.made if value.kept and value not in last)
         return memory.most
+
+    def _write(self, values: set[_Value]) -> None:
+        """What a loop stacks is written there as soon as it is made."""
+        before = values - {value for op in self.operations for value in op.made}
+        operations = [_Operation([], [], [value]) for value in before]
+        for op in self.operations:
+            operations += [op, *(_Operation([], [], [value]) for value in op.made if value in values)]
+        self.operations = operations
 
     def _drop_dead(self) -> None:
         """Leaves out operations whose results nobody reads, and results that nobody reads."""
