@@ -107,10 +107,11 @@ class Estimator:
         if own.fsdp > 1:  # gradients are sliced and activations are not, so these alone may make the peak
             per_row = (self._update_peak(2 * MANY_ROWS) - self._update_peak(MANY_ROWS)) // MANY_ROWS
             activations = max(activations, rows * per_row)
-        whole = nbytes({name: a.state.params[name] for name in a.state.params})
+        layer = self._layer(a) if own.fsdp > 1 else 0  # in use, and counted as gathered
+        whole = nbytes(a.state.params)
         parts = {
             **self._held(a),
-            "gradients": self._floor * self._sharded(a.state.params) // whole * own.tensor,
+            "gradients": (self._floor - layer) * self._sharded(a.state.params) // whole * own.tensor,
             "trajectories": nbytes((a.trajectory, a.advantage_NT)),
             "activations": activations,
             **self._gathered(a),
@@ -140,12 +141,16 @@ class Estimator:
         }
 
     def _gathered(self, a: Any) -> dict[str, int]:
-        """Slices of weights put together: two layers (one in use, one on its way) and the embedding."""
+        """Slices of weights put together: a layer or the embedding, and, where copies run ahead, the next layer."""
         if self.layout.fsdp == 1:
             return {}
-        embed = nbytes({name: value for name, value in a.params.items() if name in ("embed", "head")})
-        layers = (nbytes(a.params) - embed) // self.policy.layers
-        return {"gathered weights": (2 * layers + embed) // self.layout.tensor}
+        layer, embed = self._layer(a), nbytes(_tables(a.params)) // self.layout.tensor
+        ahead = 0 if self.topology.platform == "cpu" else layer
+        return {"gathered weights": max(layer, embed) + ahead}
+
+    def _layer(self, a: Any) -> int:
+        """One layer of weights, whole but for what tensor divides."""
+        return (nbytes(a.params) - nbytes(_tables(a.params))) // self.policy.layers // self.layout.tensor
 
     def _sharded(self, tree: Any) -> int:
         """Bytes of one device's part of parameters or optimizer state."""
@@ -184,6 +189,11 @@ class Estimator:
         c, top = self.policy, self.topology
         able = top.fused_attention or top.platform != "gpu"
         return able and fused(c.attention, c.head_dim, c.dtype, top.platform) != "xla"
+
+
+def _tables(params: dict[str, Any]) -> dict[str, Any]:
+    """The embedding and the output matrix."""
+    return {name: value for name, value in params.items() if name in ("embed", "head")}
 
 
 def _with_rows(config: Config, trajectories: int, block_rows: int) -> Config:

@@ -55,8 +55,8 @@ def peak_bytes(jaxpr: Jaxpr, donated: Sequence[bool] | None = None, widened: boo
     Args:
       jaxpr: of the function, from `jax.make_jaxpr`.
       donated: for each argument, whether its memory may be used for results; none by default.
-      widened: whether products of bfloat16 are computed in float32, as on a CPU: they read float32 copies, and their
-        results are rounded afterwards.
+      widened: whether products of bfloat16 are computed in float32, as on a CPU: they read float32 copies, for which
+        loops have what they take apart converted as a whole, and their results are rounded afterwards.
     """
     program = _Program(widened)
     flags = donated or [False] * len(jaxpr.invars)
@@ -155,6 +155,9 @@ class _Program:
             return self.trace(_called(equation), inputs)
         if name in ("scan", "while", "cond"):
             inner = {"scan": self.scan, "while": self.loop, "cond": self.branches}[name](equation)
+            if name == "scan":  # what is stacked is converted before the loop, and not part by part
+                stacked = equation.params["num_consts"] + equation.params["num_carry"]
+                inputs = [*inputs[:stacked], *(self._widened(value) for value in inputs[stacked:])]
             made = [self._made(aval) for aval in avals]
             self.add(made, inputs, inner=inner, in_place=name != "cond")
         elif name in SAME_BYTES:
@@ -181,7 +184,7 @@ class _Program:
         avals = [var.aval for var in p["jaxpr"].jaxpr.invars]
         arguments = [body.argument(i >= consts, aval) for i, aval in enumerate(avals[: consts + carry])]
         for aval in avals[consts + carry :]:
-            arguments.append(body._made(aval, fusible=True))
+            arguments.append(_Value(_bytes(aval) * (2 if self._is_half(aval) else 1), fusible=True))
             body.add([arguments[-1]], ())
         outputs = body.trace(p["jaxpr"].jaxpr, arguments)
         return body.peak(outputs[:carry], written=outputs[carry:], carried=arguments[consts : consts + carry])
