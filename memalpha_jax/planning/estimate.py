@@ -91,7 +91,7 @@ class Estimator:
             "KV cache": cache,
             "trajectories": whole + part + nbytes(at_once.trajectory),
             "activations": max(peak - cache - nbytes(at_once.trajectory), 0),
-            **self._gathered(a),
+            **self._gathered_for_replies(a),
         }
         masters = self._sharded(a.state.params) if copied else 0
         reference = 0 if a.base else self._sharded(a.reference or {})
@@ -147,6 +147,12 @@ class Estimator:
         layer, embed = self._layer(a), nbytes(_tables(a.params)) // self.layout.tensor
         ahead = 0 if self.topology.platform == "cpu" else layer
         return {"gathered weights": max(layer, embed) + ahead}
+
+    def _gathered_for_replies(self, a: Any) -> dict[str, int]:
+        """All weights, before a reply is begun, since the loop over its tokens does not change them; and a layer."""
+        if self.layout.fsdp == 1:
+            return {}
+        return {"gathered weights": nbytes(a.params) // self.layout.tensor + self._gathered(a)["gathered weights"]}
 
     def _layer(self, a: Any) -> int:
         """One layer of weights, whole but for what tensor divides."""

@@ -69,11 +69,12 @@ def peak_bytes(jaxpr: Jaxpr, donated: Sequence[bool] | None = None, widened: boo
 class _Value:
     """What one operation made. `fusible`: it needs no memory unless somebody has to read it from there.
 
-    `half`: products cannot read it as it is.
+    `half`: products cannot read it as it is. `part_of`: what no turn of the loop changes, and it is a part of.
     """
 
     size: int
     half: bool = False
+    part_of: _Value | None = None
     fusible: bool = False
     shared: bool = False
     view: bool = False
@@ -101,6 +102,7 @@ class _Program:
         self.operations: list[_Operation] = []
         self.widened = widened
         self.wide_copies: dict[_Value, _Value] = {}
+        self.hoisted: list[_Value] = []
 
     def argument(self, owned: bool, aval: Any) -> _Value:
         return _Value(_bytes(aval), owned=owned, half=self._is_half(aval))
@@ -115,10 +117,27 @@ class _Program:
         """What a matrix product reads: one float32 copy, whoever else reads it."""
         if value is None or not value.half:
             return value
-        if value not in self.wide_copies:
-            self.wide_copies[value] = _Value(2 * value.size, fusible=True)
-            self.add([self.wide_copies[value]], (), [value])
-        return self.wide_copies[value]
+        if value in self.wide_copies:
+            return self.wide_copies[value]
+        copy = self.wide_copies[value] = _Value(2 * value.size, fusible=True)
+        if value.part_of is None:
+            self.add([copy], (), [value])
+        else:  # made before the loop
+            copy.owned = copy.fusible = False
+            self.hoisted.append(value)
+        return copy
+
+    def _before_loop(self, body: _Program, arguments: Sequence[_Value], inputs: Sequence[_Value | None]) -> list:
+        """The copies that a loop has made for it; `arguments`: those of its body, `inputs`: what is passed."""
+        copies = []
+        for value in body.hoisted:
+            source = inputs[arguments.index(value.part_of)]
+            if value is not value.part_of and source is not None:
+                part = _Value(value.size, half=True, fusible=True, part_of=source.part_of)
+                self.add([part], (), [source])
+                source = part
+            copies.append(self._widened(source))
+        return copies
 
     def product(self, equation: Any, inputs: list[_Value | None]) -> list[_Value]:
         """A matrix product; where bfloat16 is computed in float32, its result is rounded afterwards."""
@@ -154,17 +173,18 @@ class _Program:
         if name in INLINED:
             return self.trace(_called(equation), inputs)
         if name in ("scan", "while", "cond"):
-            inner = {"scan": self.scan, "while": self.loop, "cond": self.branches}[name](equation)
-            if name == "scan":  # what is stacked is converted before the loop, and not part by part
-                stacked = equation.params["num_consts"] + equation.params["num_carry"]
-                inputs = [*inputs[:stacked], *(self._widened(value) for value in inputs[stacked:])]
+            run = {"scan": self.scan, "while": self.loop, "cond": self.branches}[name]
+            inner, inputs = run(equation, inputs)
             made = [self._made(aval) for aval in avals]
             self.add(made, inputs, inner=inner, in_place=name != "cond")
         elif name in SAME_BYTES:
             made = [self._made(avals[0], fusible=True, view=True)]
+            made[0].part_of = _whole(inputs)
             self.add(made, (), inputs)
         elif name in FUSED or name in SHARED:
             made = [self._made(aval, fusible=True, shared=name in SHARED) for aval in avals]
+            for value in made:
+                value.part_of = _whole(inputs)
             self.add(made, (), inputs, in_place=name == "add_any")  # cotangents are added up in place
         elif name in REDUCTIONS:
             made = [self._made(aval) for aval in avals]
@@ -176,32 +196,40 @@ class _Program:
             self.add(made, inputs, in_place=name in OVERWRITING)
         return list(made)
 
-    def scan(self, equation: Any) -> int:
-        """Bytes that one turn of the loop needs besides its arguments and results."""
+    def scan(self, equation: Any, inputs: list[_Value | None]) -> tuple[int, list[_Value | None]]:
+        """Bytes that one turn of the loop needs besides its arguments and results, and what the loop reads."""
         p = equation.params
         consts, carry = p["num_consts"], p["num_carry"]
-        body = _Program(self.widened)
-        avals = [var.aval for var in p["jaxpr"].jaxpr.invars]
-        arguments = [body.argument(i >= consts, aval) for i, aval in enumerate(avals[: consts + carry])]
-        for aval in avals[consts + carry :]:
-            arguments.append(_Value(_bytes(aval) * (2 if self._is_half(aval) else 1), fusible=True))
+        body, arguments = self._body(p["jaxpr"].jaxpr.invars[: consts + carry], consts)
+        for var in p["jaxpr"].jaxpr.invars[consts + carry :]:  # stacks are converted as a whole
+            arguments.append(_Value(_bytes(var.aval) * (2 if self._is_half(var.aval) else 1), fusible=True))
             body.add([arguments[-1]], ())
         outputs = body.trace(p["jaxpr"].jaxpr, arguments)
-        return body.peak(outputs[:carry], written=outputs[carry:], carried=arguments[consts : consts + carry])
+        inner = body.peak(outputs[:carry], written=outputs[carry:], carried=arguments[consts : consts + carry])
+        before = self._before_loop(body, arguments, inputs)
+        stacks = [self._widened(value) for value in inputs[consts + carry :]]
+        return inner, [*inputs[: consts + carry], *stacks, *before]
 
-    def loop(self, equation: Any) -> int:
-        """Bytes that one turn of the loop needs besides its arguments and results."""
+    def loop(self, equation: Any, inputs: list[_Value | None]) -> tuple[int, list[_Value | None]]:
+        """As `scan`."""
         p = equation.params
         consts = p["body_nconsts"]
-        body = _Program(self.widened)
-        avals = [var.aval for var in p["body_jaxpr"].jaxpr.invars]
-        arguments = [body.argument(i >= consts, aval) for i, aval in enumerate(avals)]
-        return body.peak(body.trace(p["body_jaxpr"].jaxpr, arguments), written=[], carried=arguments[consts:])
+        body, arguments = self._body(p["body_jaxpr"].jaxpr.invars, consts)
+        inner = body.peak(body.trace(p["body_jaxpr"].jaxpr, arguments), written=[], carried=arguments[consts:])
+        return inner, [*inputs, *self._before_loop(body, arguments, inputs[p["cond_nconsts"] :])]
 
-    def branches(self, equation: Any) -> int:
-        """Bytes that the larger branch needs besides its results."""
+    def _body(self, variables: Sequence[Any], consts: int) -> tuple[_Program, list[_Value]]:
+        """The program of a loop's body and its arguments, of which the first `consts` never change."""
+        body = _Program(self.widened)
+        arguments = [body.argument(i >= consts, var.aval) for i, var in enumerate(variables)]
+        for value in arguments[:consts]:
+            value.part_of = value
+        return body, arguments
+
+    def branches(self, equation: Any, inputs: list[_Value | None]) -> tuple[int, list[_Value | None]]:
+        """Bytes that the larger branch needs besides its results, and what it reads."""
         peaks = [peak_bytes(branch.jaxpr, widened=self.widened) for branch in equation.params["branches"]]
-        return max(max(peaks) - sum(_bytes(var.aval) for var in equation.outvars), 0)
+        return max(max(peaks) - sum(_bytes(var.aval) for var in equation.outvars), 0), inputs
 
     def peak(self, outputs: Sequence, written: Sequence, carried: Sequence = ()) -> int:
         """Most bytes alive at once besides arguments.
@@ -323,6 +351,12 @@ def _sources(op: _Operation, views: bool = True) -> set[_Value]:
         elif views or not value.view:
             pending.extend(value.sources)
     return found
+
+
+def _whole(inputs: Sequence[_Value | None]) -> _Value | None:
+    """Of what a selection from these is a part."""
+    arrays = [value for value in inputs if value is not None]
+    return arrays[0].part_of if len(arrays) == 1 else None
 
 
 def _called(equation: Any) -> Jaxpr:
