@@ -2,8 +2,9 @@
 
 The rules are those that XLA follows in the main. Elementwise work is fused into what reads it and takes no memory of
 its own, unless a matrix product, a loop or a kernel has to read it, or it is arithmetic that several read. The carry of
-a loop is updated in place, as are donated arguments, and what a loop stacks is allocated whole. Work is done in the
-order in which it was traced.
+a loop is updated in place, as are donated arguments; what a loop stacks is allocated whole, and each part is written
+there as soon as it is made. Work is done in the order in which it was traced. A CPU multiplies bfloat16 in float32, and
+the copies that this takes are counted; those of what a loop does not change are made before it.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class _Program:
     def _is_half(self, aval: Any) -> bool:
         return self.widened and getattr(aval, "dtype", None) == jnp.bfloat16
 
-    def _made(self, aval: Any, **how: bool) -> _Value:
+    def _made(self, aval: Any, **how: Any) -> _Value:
         return _Value(_bytes(aval), half=self._is_half(aval), **how)
 
     def _widened(self, value: _Value | None) -> _Value | None:
