@@ -65,7 +65,7 @@ def sentence_chunker(max_tokens: int, count_tokens: CountTokens) -> Chunker:
         stream = _Stream(units, count_tokens)
         sentences = [_Piece(i, text) for i, unit in stream.with_text() for text in split_sentences(unit.text.lstrip())]
         ranges = list(stream.ranges(sentences, itertools.repeat(max_tokens)))
-        if any(tokens > max_tokens for _, _, tokens in ranges):
+        while any(tokens > max_tokens for _, _, tokens in ranges):
             sentences = stream.split_long(sentences, ranges, max_tokens, SENTENCES + 1)
             ranges = list(stream.ranges(sentences, itertools.repeat(max_tokens)))
         return stream.chunks(sentences, ranges)

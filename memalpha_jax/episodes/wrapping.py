@@ -113,11 +113,9 @@ class Wrapper:
     def wrap(self, texts: Sequence[str], rng: np.random.Generator) -> list[Wrapped]:
         """The chunks of one episode, the first on 2024-01-01."""
         low, high = self.style.step_days
-        steps = rng.integers(low, high + 1, size=max(len(texts) - 1, 0)).tolist()
-        days = np.cumsum([0, *steps]).tolist()
-        return [
-            self._wrap(text, FIRST_DAY + datetime.timedelta(day), rng) for text, day in zip(texts, days, strict=True)
-        ]
+        steps = rng.integers(low, high + 1, size=len(texts))
+        dates = [FIRST_DAY + datetime.timedelta(int(days)) for days in np.cumsum(steps) - steps[:1]]
+        return [self._wrap(text, date, rng) for text, date in zip(texts, dates, strict=True)]
 
     def _wrap(self, text: str, date: datetime.date, rng: np.random.Generator) -> Wrapped:
         opener = self.style.openers[rng.integers(len(self.style.openers))]
