@@ -173,7 +173,7 @@ class _Stream:
             return [_Piece(piece.unit, text) for text in split_text(piece.text, limit, count, level)]
         except UserError as error:
             head = _head(self.units[piece.unit], None)
-            shown = f" below its head {head!r:.60}" if head else ""
+            shown = f" (it stands below {head!r:.60})" if head else ""
             raise UserError(f"{error}{shown}; raise chunk_tokens") from None
 
     def chunks(self, pieces: Sequence[_Piece], ranges: Sequence[tuple[int, int, int]]) -> list[Chunk]:

@@ -102,7 +102,10 @@ def split_text(text: str, limit: int, count: Callable[[str], int], level: int = 
     that suffices. Joined, they are `text`. `UserError` if one character alone is too long.
     """
     if level == len(FINER):
-        raise UserError(f"the character {text.strip()!r} alone takes {count(text)} tokens, over the limit of {limit}")
+        raise UserError(
+            f"there is no room for one character: {text.strip()!r} takes {count(text)} tokens with what is shown "
+            f"around it, over the limit of {limit}"
+        )
     parts, out = FINER[level](text), []
     measure = lambda i, j: count("".join(parts[i:j]))
     for start, end, tokens in pack(list(map(len, parts)), measure, itertools.repeat(limit)):
