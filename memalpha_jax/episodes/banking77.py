@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memalpha_jax.episodes.episode import Episode
-from memalpha_jax.episodes.labelled import Stream, distinct, evaluation_episodes, label_names, read_labelled_csv
+from memalpha_jax.episodes.labelled import distinct, label_names, read_labelled_csv
+from memalpha_jax.episodes.labelled_episodes import Stream, evaluation_episodes
 from memalpha_jax.episodes.official import read_json, typed
 from memalpha_jax.episodes.source import EVALUATION, BuildOptions, Paths, Published, Source
 

@@ -11,15 +11,8 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from memalpha_jax.episodes.episode import Episode
-from memalpha_jax.episodes.labelled import (
-    Sample,
-    Stream,
-    distinct,
-    evaluation_episodes,
-    label_names,
-    sample,
-    several_labels,
-)
+from memalpha_jax.episodes.labelled import Sample, distinct, label_names, sample, several_labels
+from memalpha_jax.episodes.labelled_episodes import Stream, evaluation_episodes
 from memalpha_jax.episodes.official import field, read_json, typed
 from memalpha_jax.episodes.source import EVALUATION, BuildOptions, Paths, Published, Source
 from memalpha_jax.errors import UserError

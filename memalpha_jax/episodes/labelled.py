@@ -1,30 +1,27 @@
-"""Labelled samples as episodes: a stream of samples whose labels are numbers, then unseen samples to label.
-
-The number of a label is drawn anew for every episode, so that it can only be learnt from the stream. A question is a
-sample that the stream does not show, not even in other letter case or spacing, and its gold answer is `\\boxed{n}`.
-"""
+"""Labelled samples of official files: reading them, and dealing them out so that no two sets share a text."""
 
 from __future__ import annotations
 
-import bisect
-import dataclasses
+import hashlib
 import itertools
 import os
+import re
 import zlib
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import scipy.sparse
 
-from memalpha_jax.episodes.chunkers import Chunk, Unit, sample_chunker
-from memalpha_jax.episodes.episode import MAX_QUESTIONS, Episode, Question, validate
 from memalpha_jax.episodes.official import read_csv
-from memalpha_jax.episodes.source import EVALUATION, TRAINING, BuildOptions
-from memalpha_jax.episodes.wrapping import SAMPLES, Wrapper, labelled_sample
 from memalpha_jax.errors import UserError
 
-TRAINING_EPISODES = 112
-"""A 90/10 split of these leaves the 100 per source that the published training set takes at most."""
+ALIKE_WORDS = 10
+"""Texts are alike if they have a run of so many words in common: fewer than the 13 by which overlap between sets is
+measured, because the words Sample and Label stand around every text."""
+
+Part = TypeVar("Part", bound=str)
 
 
 class Sample(NamedTuple):
@@ -32,24 +29,6 @@ class Sample(NamedTuple):
 
     text: str
     label: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Stream:
-    """How much one episode shows.
-
-    Attributes:
-      min_tokens, max_tokens: the longest chunk of an episode is drawn uniformly from this range.
-      chunks: chunks per episode; 0 for no limit. samples: at most so many are shown; 0 for no limit.
-    """
-
-    max_tokens: int
-    min_tokens: int = 0
-    chunks: int = 0
-    samples: int = 0
-
-
-# --- reading ---
 
 
 def sample(text: str, label: str, where: str, fields: tuple[str, str], labels: Collection[str] = ()) -> Sample:
@@ -99,11 +78,8 @@ def one_line(text: str) -> str:
 
 
 def same_text(text: str) -> str:
-    """Equal for texts that differ in letter case and white space only."""
-    return one_line(text).casefold()
-
-
-# --- what may be shown, and to whom ---
+    """Equal for texts that differ in letter case, punctuation and white space only."""
+    return " ".join(re.findall(r"\w+", text.casefold())) or one_line(text)
 
 
 def distinct(samples: Iterable[Sample], without: Iterable[Sample] = ()) -> list[Sample]:
@@ -118,144 +94,54 @@ def distinct(samples: Iterable[Sample], without: Iterable[Sample] = ()) -> list[
     return [one for key, one in first.items() if one is not None and key not in taken]
 
 
-def halves(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
-    """Distinct samples dealt to the roles: of every label half to TRAINING, the odd one to EVALUATION.
+def deal(
+    samples: Sequence[Sample], shares: Mapping[Part, float], test: Sequence[Sample] = (), test_part: Part | None = None
+) -> dict[Part, list[Sample]]:
+    """Samples dealt to parts, of every label about the share of each; texts that are alike go to the same part.
 
-    Which half a text falls into depends on the files alone, never on a seed, so that sets built at different times
-    share no sample.
+    What is like a text of `test` goes to `test_part`. Which part a text falls into depends on the samples alone, never
+    on a seed, so that sets built at different times have nothing in common.
     """
-    dealt: dict[str, list[Sample]] = {TRAINING: [], EVALUATION: []}
-    by_label: dict[str, list[Sample]] = {}
-    for one in samples:
-        by_label.setdefault(one.label, []).append(one)
-    for group in by_label.values():
-        group.sort(key=lambda one: (zlib.crc32(same_text(one.text).encode("utf-8", "surrogatepass")), one.text))
-        dealt[EVALUATION] += group[0::2]
-        dealt[TRAINING] += group[1::2]
+    cluster_of = _clusters([one.text for one in (*samples, *test)])
+    clusters: dict[int, list[Sample]] = {}
+    for one, cluster in zip(samples, cluster_of, strict=False):
+        clusters.setdefault(cluster, []).append(one)
+    tested = set(cluster_of[len(samples) :])
+    dealt: dict[Part, list[Sample]] = {part: [] for part in shares}
+    counts = {part: Counter[str]() for part in shares}
+    for cluster in sorted(clusters, key=lambda c: (-len(clusters[c]), _mixed(clusters[c][0].text))):
+        label = clusters[cluster][0].label
+        part = min(shares, key=lambda part: counts[part][label] / shares[part])
+        if cluster in tested and test_part is not None:
+            part = test_part
+        dealt[part] += clusters[cluster]
+        counts[part].update(one.label for one in clusters[cluster])
     return dealt
 
 
-# --- episodes ---
+def _mixed(text: str) -> tuple[int, str]:
+    return zlib.crc32(same_text(text).encode("utf-8", "surrogatepass")), text
 
 
-def training_episodes(
-    name: str, shown: Sequence[Sample], stream: Stream, options: BuildOptions, asked: Sequence[Sample] = ()
-) -> Iterator[Episode]:
-    """`TRAINING_EPISODES` episodes over one pool of distinct samples, each with a choice and numbering of its own.
-
-    Questions are drawn from `asked`, or where that is empty from the samples of `shown` that the episode leaves out.
-    """
-    builder = _Builder(name, shown, asked, stream, options)
-    for number in range(TRAINING_EPISODES):
-        yield builder.episode(f"{name}-train-{number:04d}")
-
-
-def evaluation_episodes(
-    name: str, shown: Sequence[Sample], stream: Stream, options: BuildOptions, asked: Sequence[Sample]
-) -> Iterator[Episode]:
-    """The one episode of a MemoryAgentBench source; its questions are drawn from `asked`, the official test split.
-
-    `options.stream_tokens` bounds the stream where `options.chunks` does not.
-    """
-    if options.stream_tokens and not options.chunks:
-        limit = options.chunk_tokens or stream.max_tokens
-        stream = dataclasses.replace(stream, chunks=max(1, options.stream_tokens // limit))
-    yield _Builder(name, shown, asked, stream, options).episode(f"{name}-eval")
+def _clusters(texts: Sequence[str]) -> list[int]:
+    """The same number for texts that are alike, directly or through others."""
+    hashes: list[int] = []
+    owners: list[int] = []
+    for owner, text in enumerate(texts):
+        for run in _runs(same_text(text)):
+            hashes.append(int.from_bytes(hashlib.blake2b(run.encode("utf-8", "surrogatepass"), digest_size=8).digest()))
+            owners.append(owner)
+    hashed, owner_of = np.array(hashes, np.uint64), np.array(owners, np.int64)
+    order = np.argsort(hashed, kind="stable")
+    hashed, owner_of = hashed[order], owner_of[order]
+    same = np.flatnonzero(hashed[1:] == hashed[:-1])
+    links = (np.ones(len(same)), (owner_of[same], owner_of[same + 1]))
+    graph = scipy.sparse.coo_array(links, shape=(len(texts), len(texts)))
+    return scipy.sparse.csgraph.connected_components(graph, directed=False)[1].tolist()
 
 
-class _Builder:
-    """Makes episodes of one source, each from its name and the seed alone."""
-
-    def __init__(
-        self, name: str, shown: Sequence[Sample], asked: Sequence[Sample], stream: Stream, options: BuildOptions
-    ) -> None:
-        self.name, self.shown, self.options = name, shown, options
-        self.wrapper = Wrapper(SAMPLES, options.count_tokens)
-        self.groups: dict[str, list[int]] = {label: [] for label in label_names(shown)}  # places in `shown`
-        for i, one in enumerate(shown):
-            self.groups[one.label].append(i)
-        if len(self.groups) < 2:
-            raise UserError(f"{name}: the samples to show have {len(self.groups)} label(s), at least two are needed")
-        # A label that is never shown cannot be asked for.
-        self.asked = [one for one in asked if one.label in self.groups]
-        if asked and not self.asked:
-            raise UserError(f"{name}: no sample to ask about has a label of those to show")
-        # Without a split of their own the questions come from what is left of `shown`.
-        most = len(shown) if self.asked else len(shown) - MAX_QUESTIONS
-        most = max(len(self.groups), min(most, stream.samples or most))
-        self.stream = dataclasses.replace(stream, chunks=options.chunks or stream.chunks, samples=most)
-        if options.chunk_tokens:
-            limit = options.chunk_tokens
-            self.stream = dataclasses.replace(self.stream, min_tokens=limit, max_tokens=limit)
-
-    def episode(self, instance_id: str) -> Episode:
-        rng = np.random.default_rng([self.options.seed, zlib.crc32(instance_id.encode())])
-        names = rng.permutation(list(self.groups)).tolist()  # the place of a label is its number
-        number_of = {label: number for number, label in enumerate(names)}
-        chunks = self._chunks(number_of, rng)
-        keys = {key for chunk in chunks for key in chunk.keys}
-        asked = self.asked or [one for i, one in enumerate(self.shown) if i not in keys]
-        labels_shown = [{self.shown[key].label for key in chunk.keys} for chunk in chunks]
-        questions = tuple(
-            _question(asked[i], number_of, labels_shown) for i in rng.permutation(len(asked))[:MAX_QUESTIONS]
-        )
-        texts = tuple(one.text for one in self.wrapper.wrap([chunk.text for chunk in chunks], rng))
-        return validate(Episode(instance_id, self.name, texts, questions, {"labels": names, "samples": len(keys)}))
-
-    def _chunks(self, number_of: Mapping[str, int], rng: np.random.Generator) -> list[Chunk]:
-        """The chunks of the stream, `stream.chunks` of them where there are samples enough.
-
-        Samples are taken label by label in turn, so that every label is shown and none much more often than another,
-        and shown in random order.
-        """
-        limit, wanted = int(rng.integers(self.stream.min_tokens, self.stream.max_tokens + 1)), self.stream.chunks
-        chunker = sample_chunker(limit, self.wrapper.count_tokens)
-        units: list[Unit] = []
-        sizes: list[int] = []
-        room, total = limit - self.wrapper.count_tokens(""), 0
-        for i in itertools.islice(self._in_turns(rng), self.stream.samples):
-            units.append(Unit(labelled_sample(self.shown[i].text, str(number_of[self.shown[i].label])), i))
-            sizes.append(self.options.count_tokens(f"{units[-1].text}\n"))
-            total += sizes[-1]
-            if wanted and total > wanted * room:
-                break
-        places = rng.random(len(units))
-        count = _most_that_fit(sizes, places, room, wanted) if wanted else len(units)
-        while True:
-            if count < len(self.groups):
-                raise UserError(
-                    f"{self.name}: one sample of each of the {len(self.groups)} labels takes more than {wanted} "
-                    f"chunk(s) of {limit} tokens; raise the tokens or the number of chunks"
-                )
-            chunks = chunker([units[i] for i in np.argsort(places[:count])])
-            if not wanted or len(chunks) <= wanted:
-                return chunks
-            count -= 1  # tokens do not quite add up
-
-    def _in_turns(self, rng: np.random.Generator) -> Iterator[int]:
-        """Places in `shown`: one of every label, then another of every label, until none is left."""
-        groups = [rng.permutation(group).tolist() for group in self.groups.values()]
-        for turn in itertools.zip_longest(*groups):
-            yield from (i for i in turn if i is not None)
-
-
-def _most_that_fit(sizes: Sequence[int], places: np.ndarray, room: int, chunks: int) -> int:
-    """The largest n so that the first n samples, in the order of `places`, fill at most `chunks` chunks.
-
-    It counts as if the tokens of samples simply added up, which the exact packing afterwards may contradict by a few.
-    """
-
-    def needed(count: int) -> int:
-        filled, free = 0, 0
-        for i in np.argsort(places[:count]):
-            if sizes[i] > free:
-                filled, free = filled + 1, room
-            free -= sizes[i]
-        return filled
-
-    return bisect.bisect_right(range(len(sizes) + 1), chunks, key=needed) - 1
-
-
-def _question(one: Sample, number_of: Mapping[str, int], labels_shown: Sequence[Collection[str]]) -> Question:
-    evidence = tuple(t for t, labels in enumerate(labels_shown) if one.label in labels)
-    return Question(f"Sample: {one.text}\nLabel: ?", f"\\boxed{{{number_of[one.label]}}}", "classification", evidence)
+def _runs(text: str) -> Iterator[str]:
+    """All runs of `ALIKE_WORDS` words, or the whole of a shorter text."""
+    words = text.split()
+    for start in range(max(1, len(words) - ALIKE_WORDS + 1)):
+        yield " ".join(words[start : start + ALIKE_WORDS])

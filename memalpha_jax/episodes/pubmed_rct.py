@@ -15,7 +15,8 @@ import zlib
 from collections.abc import Iterable, Iterator
 
 from memalpha_jax.episodes.episode import Episode
-from memalpha_jax.episodes.labelled import Sample, Stream, distinct, sample, several_labels, training_episodes
+from memalpha_jax.episodes.labelled import Sample, distinct, sample, several_labels
+from memalpha_jax.episodes.labelled_episodes import Stream, training_episodes
 from memalpha_jax.episodes.official import read_text
 from memalpha_jax.episodes.pubmedqa import SECTIONS, read_abstract_sentences
 from memalpha_jax.episodes.source import TRAINING, BuildOptions, Paths, Published, Source
@@ -24,7 +25,7 @@ from memalpha_jax.errors import UserError
 FIELDS = ("sentence", "label")
 # Published chunks have 1024-2048 tokens; ours stay below their limit by up to a sentence.
 SHOWN = Stream(max_tokens=2048, min_tokens=1152, chunks=10)
-KEPT_SENTENCES = 200_000
+KEPT_SENTENCES = 100_000
 """Of a larger file a seeded choice of so many sentences is kept in memory, more than all episodes together show."""
 
 

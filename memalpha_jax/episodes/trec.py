@@ -14,16 +14,8 @@ import os
 from collections.abc import Iterator
 
 from memalpha_jax.episodes.episode import Episode
-from memalpha_jax.episodes.labelled import (
-    Sample,
-    Stream,
-    distinct,
-    evaluation_episodes,
-    halves,
-    sample,
-    several_labels,
-    training_episodes,
-)
+from memalpha_jax.episodes.labelled import Sample, deal, distinct, sample, several_labels
+from memalpha_jax.episodes.labelled_episodes import Stream, evaluation_episodes, training_episodes
 from memalpha_jax.episodes.official import read_text
 from memalpha_jax.episodes.source import EVALUATION, TRAINING, BuildOptions, Paths, Published, Source
 from memalpha_jax.errors import UserError
@@ -63,7 +55,8 @@ def load_fine(paths: Paths, options: BuildOptions) -> Iterator[Episode]:
 
 def _read(paths: Paths, role: str) -> tuple[list[Sample], list[Sample]]:
     train, test = _lines(paths["train"]), _lines(paths["test"])
-    return halves(distinct(train, without=test))[role], distinct(test)
+    dealt = deal(distinct(train, without=test), {EVALUATION: 0.5, TRAINING: 0.5}, test, EVALUATION)
+    return dealt[role], distinct(test)
 
 
 def _lines(path: str | os.PathLike[str]) -> list[Sample]:
