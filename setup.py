@@ -17,6 +17,7 @@ REQUIRED = [
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
     "safetensors>=0.8",
+    "scipy>=1.15",
     "sentencepiece>=0.2.1",
     "sentencex>=1.0.32",
     "transformers>=5.17",
