@@ -1,8 +1,8 @@
 """InfiniteBench's En.Sum: whole novels with changed names, each read over many days and then summarised.
 
 Official file: `longbook_sum_eng.jsonl` of huggingface.co/datasets/xinrongzhang2022/InfiniteBench (arXiv 2402.13718),
-licence Apache-2.0. A line is one of 103 books of about 170,000 tokens: `id`, `context`, `input` (empty), `answer` (a list
-with the summary) and `options` (empty). One episode per book, with one question for the keywords of the summary.
+licence Apache-2.0. A line is one of 103 books of about 170,000 tokens: `id`, `context`, `input` (empty), `answer` (a
+list with the summary) and `options` (empty). One episode per book, with one question for the keywords of the summary.
 """
 
 from __future__ import annotations

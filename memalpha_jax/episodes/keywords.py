@@ -38,17 +38,18 @@ _JOINED = re.compile(r"[ \u00a0]|\. ")  # what may stand between the words of on
 def extract_keywords(summary: str, text: str, limit: int) -> tuple[str, ...]:
     """At most `limit` names and content words of `summary` that occur in `text` as well, the most telling first.
 
-    A candidate is a run of up to three capitalised words that the text never writes small, or a single word of
-    four letters and more that is neither a function word nor one that fits any story. Candidates are ranked by the log-likelihood ratio G² of their
-    frequency in the summary against that in the text (Dunning 1993, "Accurate methods for the statistics of
-    surprise and coincidence"; as a measure of keywords Rayson and Garside 2000, "Comparing corpora using frequency
+    A candidate is a run of up to three capitalised words that nobody writes small, or a single word of four letters and
+    more that is neither a function word nor one that fits any story. Candidates are ranked by the log-likelihood ratio
+    G² of their frequency in the summary against that in the text (Dunning 1993, "Accurate methods for the statistics
+    of surprise and coincidence"; as a measure of keywords Rayson and Garside 2000, "Comparing corpora using frequency
     profiling"): with counts a in the summary and b in the text, expected a' and b' if both used it alike,
 
         G² = 2 (a ln(a / a') + b ln(b / b')),    a' = A (a + b) / (A + B),    b' = B (a + b) / (A + B)
 
-    for A and B words in all. Words that the summary uses less than the text are left out. A candidate inside a
-    better one, or around it, is left out too, and so is another form of it ("ships" beside "ship"). The result depends on the arguments alone; it is empty where nothing
-    of the summary occurs in the text. No keyword holds a comma or a semicolon.
+    for A and B words in all. Words that the summary uses less than the text are left out. A candidate inside a better
+    one, or around it, is left out too, and so is another form of it ("ships" beside "ship"). The result depends on
+    the arguments alone; it is empty where nothing of the summary occurs in the text. No keyword holds a comma or a
+    semicolon.
     """
     told, read = _words(summary), _words(text)
     counts = Counter(word.lower() for word, _ in read)

@@ -217,8 +217,8 @@ def _sessions(record: Any, where: str) -> Iterator[_Session]:
     sessions = field(record, "haystack_sessions", list, where)
     if not len(names) == len(dates) == len(sessions):
         raise UserError(
-            f"{where}: 'haystack_session_ids', 'haystack_dates' and 'haystack_sessions' have {len(names)}, {len(dates)} "
-            f"and {len(sessions)} entries; they must go together"
+            f"{where}: 'haystack_session_ids', 'haystack_dates' and 'haystack_sessions' have {len(names)}, "
+            f"{len(dates)} and {len(sessions)} entries; they must go together"
         )
     for i, (name, date, turns) in enumerate(zip(names, dates, sessions, strict=True)):
         at = f"{where}.haystack_sessions[{i}]"

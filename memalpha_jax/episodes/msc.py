@@ -7,9 +7,9 @@ ParlAI's layout, `previous_dialogs` (four sessions, each a `dialog` of `{"text"}
 `time_back`, "7 days 8 hours ago") and `dialog` (the fifth session), with `self_instruct`, where B asks and A answers.
 
 A pair has about 1,600 tokens, so five pairs make one episode of 25 sessions and five questions, as in UMA's
-evaluation (arXiv 2602.18493, appendix D): 100 episodes. Speakers and questions name the pair, because otherwise nothing
-would tell the speakers of two pairs apart. Personas and their summaries are not shown: they hold the answers. The source
-marks no evidence.
+evaluation (arXiv 2602.18493, appendix D): 100 episodes. Speakers and questions name the pair, because otherwise
+nothing would tell the speakers of two pairs apart. Personas and their summaries are not shown: they hold the answers.
+The source marks no evidence.
 """
 
 from __future__ import annotations

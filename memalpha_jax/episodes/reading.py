@@ -1,4 +1,4 @@
-"""A book read part by part over some days, and then summarised: what BookSum, InfBench-Sum and SQuALITY have in common."""
+"""A book read part by part over some days, then summarised: what BookSum, InfBench-Sum and SQuALITY have in common."""
 
 from __future__ import annotations
 

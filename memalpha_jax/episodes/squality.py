@@ -1,9 +1,9 @@
 """SQuALITY: science fiction stories of about 29,000 characters, with questions that four people answered at length.
 
 Official files: `train.jsonl`, `dev.jsonl`, `test.jsonl` of github.com/nyu-mll/SQuALITY (arXiv 2205.11465), folder
-data/v1-3/txt; answers CC BY 4.0, stories of Project Gutenberg. A line is one story: `metadata` (`passage_id`), `document`,
-and `questions`, five of `{"question_text", "question_number", "responses"}` with `response_text` each; the first asks for
-the plot. One episode per story (50, 25 and 52), five questions.
+data/v1-3/txt; answers CC BY 4.0, stories of Project Gutenberg. A line is one story: `metadata` (`passage_id`),
+`document`, and `questions`, five of `{"question_text", "question_number", "responses"}` with `response_text` each; the
+first asks for the plot. One episode per story (50, 25 and 52), five questions.
 
 It stands in for BookSum and InfBench-Sum where those are not at hand. The gold of a question is the keywords of all its
 answers together, without words of the question: what several people mention ranks higher, as in the pyramid method of
