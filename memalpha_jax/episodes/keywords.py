@@ -25,6 +25,7 @@ _DULL_WORDS = """
     themselves thing things though three through throughout thus time times together told took toward towards two under
     until upon use used uses using usually very want wanted wants way well went while whole whose without would yet
     yourself yourselves
+    dr jr miss mr mrs ms sir sr st
     author book chapter chapters character characters narrator passage plot reader readers scene setting stories story
     summary
 """
@@ -32,7 +33,6 @@ _DULL = FUNCTION_WORDS | frozenset(_DULL_WORDS.split())
 
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 _POSSESSIVE = re.compile(r"['’]s$|['’]$")
-_JOINED = re.compile(r"[ \u00a0]|\. ")  # what may stand between the words of one name, as in "J. Smith"
 
 
 def extract_keywords(summary: str, text: str, limit: int) -> tuple[str, ...]:
@@ -66,15 +66,12 @@ def extract_keywords(summary: str, text: str, limit: int) -> tuple[str, ...]:
 
 
 def _words(text: str) -> list[tuple[str, bool]]:
-    """The words of a text without possessive endings, each with whether it may continue the name before it."""
+    """The words of a text without possessive endings, each with whether only a space parts it from the one before."""
     words = []
-    end = 0
+    end = -1
     for match in _WORD.finditer(text):
-        joined = _JOINED.fullmatch(text, end, match.start()) is not None
-        # A full stop joins only after an initial: elsewhere it ends a sentence.
-        if joined and text[end] == ".":
-            joined = len(words[-1][0]) == 1
-        words.append((_POSSESSIVE.sub("", match.group()), joined and bool(words)))
+        # Nothing else joins the words of a name: a keyword is looked for as it stands.
+        words.append((_POSSESSIVE.sub("", match.group()), text[end : match.start()] == " "))
         end = match.end()
     return [(word, joined) for word, joined in words if word]
 
@@ -84,7 +81,7 @@ def _candidates(words: Sequence[tuple[str, bool]], small: Counter[str]) -> Itera
     for word, joined in (*words, ("", False)):
         capitalised = word[:1].isupper() and not small[word.lower()] and word.lower() not in _DULL
         if name and not (capitalised and joined and len(name) < MAX_NAME_WORDS):
-            if len(" ".join(name)) > 1:
+            if len(name) > 1 or len(name[0]) > 1:
                 yield " ".join(name)
             name = []
         if capitalised:
