@@ -79,9 +79,9 @@ def _words(text: str) -> list[tuple[str, bool]]:
 def _candidates(words: Sequence[tuple[str, bool]], small: Counter[str]) -> Iterator[str]:
     name: list[str] = []
     for word, joined in (*words, ("", False)):
-        capitalised = word[:1].isupper() and not small[word.lower()] and word.lower() not in _DULL
+        capitalised = word[:1].isupper() and not small[word.lower()] and word.lower() not in FUNCTION_WORDS
         if name and not (capitalised and joined and len(name) < MAX_NAME_WORDS):
-            if len(name) > 1 or len(name[0]) > 1:
+            if len(name) > 1 or (len(name[0]) > 1 and name[0].lower() not in _DULL):
                 yield " ".join(name)
             name = []
         if capitalised:
