@@ -196,10 +196,11 @@ def _kind(name: str, kind: str) -> str:
 def _asked(
     question: Any, answer: Any, ids: Any, kind: str, date: str, sessions: Sequence[_Session], where: str
 ) -> _Asked:
-    wanted = set(typed(ids, list, f"{where}, field 'answer_session_ids'"))
+    at = f"{where}, field 'answer_session_ids'"
+    wanted = {typed(name, str, at) for name in typed(ids, list, at)}
     missing = wanted - {session.name for session in sessions}
     if missing:
-        raise UserError(f"{where}: evidence session {min(map(str, missing))!r} is not in 'haystack_session_ids'")
+        raise UserError(f"{where}: evidence session {min(missing)!r} is not in 'haystack_session_ids'")
     keys = [key for session in sessions if session.name in wanted for key in session.evidence()]
     asked = typed(question, str, f"{where}, field 'question'")
     # What was never said has no place; "how long ago" needs the day of asking.
