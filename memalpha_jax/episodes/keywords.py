@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 import re
 from collections import Counter
@@ -51,18 +53,39 @@ def extract_keywords(summary: str, text: str, limit: int) -> tuple[str, ...]:
     the arguments alone; it is empty where nothing of the summary occurs in the text. No keyword holds a comma or a
     semicolon.
     """
-    told, read = _words(summary), _words(text)
-    counts = Counter(word.lower() for word, _ in read)
-    small = Counter(word for word, _ in (*told, *read) if word[:1].islower())
-    stream = f" {' '.join(word.lower() for word, _ in read)} "
+    told, read = _words(summary), _read(text)
+    small = _small(told) + read.small
     candidates = Counter(_candidates(told, small))
     scored = []
     for place, (candidate, times) in enumerate(candidates.items()):
         lowered = candidate.lower()
-        seen = stream.count(f" {lowered} ") if " " in lowered else counts[lowered]
-        if seen and times * len(read) > seen * len(told):
-            scored.append((-_log_likelihood(times, seen, len(told), len(read)), place, candidate))
+        seen = read.stream.count(f" {lowered} ") if " " in lowered else read.counts[lowered]
+        if seen and times * read.words > seen * len(told):
+            scored.append((-_log_likelihood(times, seen, len(told), read.words), place, candidate))
     return tuple(_distinct((candidate for _, _, candidate in sorted(scored)), limit))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """What is needed of a text: its number of words, its words in small letters as counts and in order (a space before
+    and after each), and the counts of words that are written small.
+    """
+
+    words: int
+    counts: Counter[str]
+    stream: str
+    small: Counter[str]
+
+
+@functools.lru_cache(maxsize=2)  # several summaries of one text follow each other
+def _read(text: str) -> _Read:
+    words = _words(text)
+    lowered = [word.lower() for word, _ in words]
+    return _Read(len(words), Counter(lowered), f" {' '.join(lowered)} ", _small(words))
+
+
+def _small(words: Sequence[tuple[str, bool]]) -> Counter[str]:
+    return Counter(word for word, _ in words if word[:1].islower())
 
 
 def _words(text: str) -> list[tuple[str, bool]]:

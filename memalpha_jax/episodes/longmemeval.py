@@ -186,7 +186,7 @@ def _record(record: Any, where: str) -> _Record:
     else:
         asked = [(record.get("question"), record.get("answer"), record.get("answer_session_ids"))]
     date = field(record, "question_date", str, where)
-    return _Record(name, sessions, tuple(_asked(*one, kind, date, sessions, where) for one in asked))
+    return _Record(name, sessions, tuple(_asked(q, a, ids, kind, date, sessions, where) for q, a, ids in asked))
 
 
 def _kind(name: str, kind: str) -> str:

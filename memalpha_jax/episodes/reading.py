@@ -20,7 +20,6 @@ CHUNK_TOKENS = 2048
 MAX_KEYWORDS = 20
 WHOLE_TEXT = "Summarise what happens in the part of the book that I read from {first} to {last}."
 
-_LINE_END = re.compile(r"[^\S\n]*\n[^\S\n]*")
 _BLANK_LINES = re.compile(r"\n{3,}")
 
 
@@ -48,7 +47,7 @@ def reading_episode(
     a keyword, and where there would be more than `max_chunks` chunks (0: no limit). The days depend on
     `options.seed` and `name` alone.
     """
-    text = _BLANK_LINES.sub("\n\n", _LINE_END.sub("\n", text))
+    text = _BLANK_LINES.sub("\n\n", "\n".join(line.strip() for line in text.split("\n")))
     wrapper = Wrapper(READING, options.count_tokens)
     chunks = sentence_chunker(options.chunk_tokens or CHUNK_TOKENS, wrapper.count_tokens)([Unit(text)])
     if not chunks or 0 < max_chunks < len(chunks):
