@@ -321,6 +321,12 @@ def test_perltqa_reads_the_first_english_version_and_drops_characters_by_the_pap
     for data in (many, few):
         with pytest.raises(UserError, match="share no character with 1 to 30 events and at least 20 questions"):
             build("perltqa", write(tmp_path, "perltqa", data))
+    nested = changed(
+        "perltqa", "memory", lambda d: d["Person0 Lee"]["dialogues"]["0_0_0#0"]["contents"].update(Then=[["A: b"]])
+    )
+    assert "<A>b" in build("perltqa", write(tmp_path, "perltqa", nested))[0].chunks[0]
+    undated = changed("perltqa", "memory", lambda d: d["Person0 Lee"]["events"]["0_0_0"].pop("Creation Time"))
+    assert build("perltqa", write(tmp_path, "perltqa", undated))[0].chunks[0].startswith("[Event of Person0 Lee]\n")
     only = {"memory": {"Somebody": perltqa_data()["memory"]["Person0 Lee"]}, "questions": perltqa_data()["questions"]}
     with pytest.raises(UserError, match="share no character"):
         build("perltqa", write(tmp_path, "perltqa", only))

@@ -59,7 +59,11 @@ SOURCES = (
         name="booksum",
         role=TRAINING,
         competence="long-range understanding",
-        files={"train": ("chapters/train.jsonl", "train.jsonl"), "test": ("chapters/test.jsonl", "test.jsonl")},
+        # Never a bare train.jsonl: other sources have files of that name.
+        files={
+            "train": ("chapters/train.jsonl", "booksum*train.jsonl"),
+            "test": ("chapters/test.jsonl", "booksum*test.jsonl"),
+        },
         where="huggingface.co/datasets/ubaada/booksum-complete-cleaned, folder chapters",
         licence="BSD-3-Clause; books of Project Gutenberg",
         load=load_booksum,

@@ -12,13 +12,14 @@ questions about one history), and `{"data": [..]}` with `id` (which ends in "-" 
 
 The 500 questions are the same in every file, so they are divided: two fifths, chosen by a hash of `question_id`, are
 for training (`lme_train`, about 200 as in the paper) and the others for evaluation (`longmemeval_s`, about 300). A file
-`evaluation`, a JSON list of records with `question_id` or a text with one id per line, takes the place of the hash in
-both. Records with several questions are evaluation data as they are: their further questions have no id, so give
-such a file as `evaluation` where it is used beside `lme_train`.
+`longmemeval_evaluation.json`, a list of records with `question_id`, or `.txt`, one id per line, takes the place of the
+hash in both. Records with several questions are evaluation data as they are: their further questions have no id, so
+give such a file under that name where it is used beside `lme_train`.
 
 `lme_train` puts four questions and their sessions, 30,000 tokens at most, into one episode: about 50 from the
 official file. `longmemeval_s` has one episode per record. The five contexts of 60 questions that MemoryAgentBench made
-of it are a file of theirs and are read with their other sets.
+of it are a file of theirs and are read with their other sets. A file is read whole and takes three to four times its
+size in memory: about 1 GB for `longmemeval_s.json` (255 MB).
 """
 
 from __future__ import annotations
@@ -253,7 +254,7 @@ def _flat_record(record: Any, where: str) -> _Record:
 
 
 _WHERE = "huggingface.co/datasets/xiaowu0162/longmemeval-cleaned"
-_EVALUATION = ("evaluation.json", "evaluation.txt")
+_EVALUATION = ("longmemeval_evaluation.json", "longmemeval_evaluation.txt")
 SOURCES = (
     Source(
         name="lme_train",

@@ -96,7 +96,8 @@ def _chunks(name: str, memory: Any, where: str, options: BuildOptions) -> list[C
         at = f"{where}.dialogues[{key!r}]"
         event = dialogue.get("events") if isinstance(dialogue, dict) else None
         turns = list(_turns(key, field(dialogue, "contents", dict, at), f"{at}.contents"))
-        dialogues.setdefault(str(event or key.partition("#")[0]), []).extend(turns)
+        owner = _MEMORY_ID.search(str(event)) or _MEMORY_ID.search(key)
+        dialogues.setdefault(owner.group().partition("#")[0] if owner else key, []).extend(turns)
     limit = options.chunk_tokens or CHUNK_TOKENS
     chunks: list[Chunk] = []
     for key, event in field(memory, "events", dict, where).items():
@@ -109,13 +110,19 @@ def _chunks(name: str, memory: Any, where: str, options: BuildOptions) -> list[C
 
 def _turns(key: str, contents: Mapping[str, Any], where: str) -> Iterator[Unit]:
     for when, lines in contents.items():
-        for i, line in enumerate(typed(lines, list, f"{where}[{when!r}]")):
+        for i, line in enumerate(_flat(typed(lines, list, f"{where}[{when!r}]"))):
             role, colon, text = typed(line, str, f"{where}[{when!r}][{i}]").partition(":")
             yield Unit(text.strip(), key, when=when, role=role.strip()) if colon else Unit(line, key, when=when)
 
 
+def _flat(lines: list[Any]) -> Iterator[Any]:
+    """The lines, also where they are in lists once more."""
+    for line in lines:
+        yield from line if isinstance(line, list) else [line]
+
+
 def _event_text(name: str, event: Any, where: str) -> str:
-    when = " ".join(field(event, "Creation Time", str, where).split())
+    when = " ".join(str(event.get("Creation Time") or "").split()) if isinstance(event, dict) else ""
     lines = [f"[Event of {name}, {when}]" if when else f"[Event of {name}]"]
     lines += [f"Summary: {' '.join(field(event, 'summary', str, where).split())}"]
     return "\n".join([*lines, f"Content: {' '.join(field(event, 'content', str, where).split())}"])
