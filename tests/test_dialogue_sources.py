@@ -341,7 +341,12 @@ def test_lme_train_and_longmemeval_s_share_no_question_and_lose_none(tmp_path):
     assert not ids[0] & ids[1]
     assert len(ids[0] | ids[1]) == 40
     assert len({"q003", "q003_abs"} & ids[0]) in (0, 2)
-    assert 8 <= len(ids[0]) <= 24  # two fifths by a hash
+
+
+def test_two_fifths_of_the_questions_are_for_training(tmp_path):
+    records = [longmemeval_record(i, sessions=1) for i in range(300)]
+    train = build("lme_train", write(tmp_path, "lme_train", {"oracle": records}), chunk_tokens=2048)
+    assert sum(len(e.questions) for e in train) == pytest.approx(120, abs=20)
 
 
 @pytest.mark.parametrize("text", [json.dumps([{**longmemeval_record(3)}, longmemeval_record(4)]), "q003\nq004_abs\n"])
@@ -471,7 +476,7 @@ def test_a_book_is_read_over_days_and_its_summary_asked_by_keywords(tmp_path):
 
 def test_booksum_keeps_chapters_of_5_to_20_chunks_with_a_summary(tmp_path):
     def change(records):
-        records[0]["text"] = "A short one about amber."
+        records[0]["text"] = STORY[:900]
         records[1]["text"] *= 12
         records[2]["summary"] = []
 
@@ -479,6 +484,10 @@ def test_booksum_keeps_chapters_of_5_to_20_chunks_with_a_summary(tmp_path):
     assert [e.metadata["book_title"] for e in build("booksum", paths)] == ["Book 9"]
     with pytest.raises(UserError, match="no chapter of 5 to 20 chunks"):
         build("booksum", {"train": paths["train"]})
+    four = build(
+        "infbench_sum", write(tmp_path, "infbench_sum", {"books": [{**infbench_record(0), "context": STORY[:900]}]})
+    )
+    assert 2 <= len(four[0].chunks) < 5  # so it was left out for its length alone
 
 
 FAULTS = [
