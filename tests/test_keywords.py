@@ -59,6 +59,13 @@ def test_words_are_ranked_by_the_log_likelihood_ratio_where_the_summary_prefers_
     assert [ratio[word] for word in found] == pytest.approx(sorted(ratio.values(), reverse=True))
 
 
+def test_both_terms_of_the_ratio_count():
+    told = ["amber"] * 6 + ["basalt"] * 15 + ["the"] * 19
+    read = ["amber"] * 1 + ["basalt"] * 12 + ["the"] * 87
+    # The first terms alone, 6.6 and 10.0, would turn the two around; with the second ones they are 5.0 and 4.3.
+    assert extract_keywords(" ".join(told), " ".join(read), 2) == ("amber", "basalt")
+
+
 def test_a_rare_word_comes_before_a_common_one_and_nothing_common_is_nothing():
     text = "the cook made soup " * 50 + "and once a casserole"
     assert extract_keywords("A cook made a casserole", text, 1) == ("casserole",)
