@@ -65,7 +65,7 @@ def sentence_chunker(max_tokens: int, count_tokens: CountTokens) -> Chunker:
         stream = _Stream(units, count_tokens)
         sentences = [_Piece(i, text) for i, unit in stream.with_text() for text in split_sentences(unit.text.lstrip())]
         ranges = list(stream.ranges(sentences, itertools.repeat(max_tokens)))
-        if any(tokens > max_tokens for _, _, tokens in ranges):
+        while any(tokens > max_tokens for _, _, tokens in ranges):
             sentences = stream.split_long(sentences, ranges, max_tokens, SENTENCES + 1)
             ranges = list(stream.ranges(sentences, itertools.repeat(max_tokens)))
         return stream.chunks(sentences, ranges)
@@ -173,7 +173,7 @@ class _Stream:
             return [_Piece(piece.unit, text) for text in split_text(piece.text, limit, count, level)]
         except UserError as error:
             head = _head(self.units[piece.unit], None)
-            shown = f" below its head {head!r:.60}" if head else ""
+            shown = f" (it stands below {head!r:.60})" if head else ""
             raise UserError(f"{error}{shown}; raise chunk_tokens") from None
 
     def chunks(self, pieces: Sequence[_Piece], ranges: Sequence[tuple[int, int, int]]) -> list[Chunk]:

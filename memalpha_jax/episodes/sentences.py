@@ -9,7 +9,6 @@ from __future__ import annotations
 import bisect
 import itertools
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import sentencex
@@ -24,9 +23,11 @@ _BLOCK_END = re.compile(r"\n[^\S\n]*+\n\s*+")
 _LINE_END = re.compile(r"\n\s*+")
 _WORD_END = re.compile(r"\s++")
 
+_LAST_SPACE = 0x3000  # no white space has a higher code
+
 # sentencex panics at white space of several bytes before a full stop, drops some empty lines, and cannot take half a
 # surrogate pair. One character for one keeps the positions.
-_PLAIN = dict.fromkeys((c for c in range(sys.maxunicode + 1) if chr(c).isspace()), " ")
+_PLAIN = dict.fromkeys((c for c in range(_LAST_SPACE + 1) if chr(c).isspace()), " ")
 _PLAIN |= dict.fromkeys(range(0xD800, 0xE000), "?")
 
 CHARACTERS_PER_TOKEN = 4
@@ -47,10 +48,10 @@ def _sentences_of_block(block: str) -> list[str]:
     while start < len(plain):
         stop = _end_of_window(plain, start)
         found = list(itertools.accumulate(map(len, sentencex.segment("en", plain[start:stop])), initial=start))[1:]
-        # The last sentence of a window may go on after it, so the next window starts with it.
-        inner = found[:-1] if stop < len(plain) and len(found) > 1 else [*found[:-1], stop]
-        ends += inner
-        start = inner[-1]
+        if stop < len(plain):  # the last sentence goes on after the window, so the next one starts with it
+            found = found[:-1]
+        ends += found
+        start = found[-1] if found else stop
     # White space before the first sentence belongs to it.
     ends = [end for end, begin in zip(ends, [0, *ends], strict=False) if not plain[begin:end].isspace()]
     return _cut(block, ends)
@@ -101,7 +102,10 @@ def split_text(text: str, limit: int, count: Callable[[str], int], level: int = 
     that suffices. Joined, they are `text`. `UserError` if one character alone is too long.
     """
     if level == len(FINER):
-        raise UserError(f"the character {text.strip()!r} alone takes {count(text)} tokens, over the limit of {limit}")
+        raise UserError(
+            f"there is no room for one character: {text.strip()!r} takes {count(text)} tokens with what is shown "
+            f"around it, over the limit of {limit}"
+        )
     parts, out = FINER[level](text), []
     measure = lambda i, j: count("".join(parts[i:j]))
     for start, end, tokens in pack(list(map(len, parts)), measure, itertools.repeat(limit)):

@@ -27,17 +27,14 @@ class Style:
     """What is said around a chunk.
 
     Attributes:
-      openers, replies: of the user and the assistant; one of each is drawn for every chunk. All openers end alike, and
-        so do all beginnings of replies, so that a tokenizer sees the same seams whichever is drawn.
+      openers, replies: of the user and the assistant; one of each is drawn for every chunk. All openers end in a colon,
+        so that a tokenizer sees the same seam whichever is drawn.
       step_days: least and most days between one chunk and the next.
     """
 
     openers: tuple[str, ...]
     replies: tuple[str, ...]
     step_days: tuple[int, int] = (1, 1)
-
-    def __post_init__(self) -> None:
-        assert all(opener.endswith(":") for opener in self.openers)
 
 
 DOCUMENTS = Style(
@@ -113,11 +110,9 @@ class Wrapper:
     def wrap(self, texts: Sequence[str], rng: np.random.Generator) -> list[Wrapped]:
         """The chunks of one episode, the first on 2024-01-01."""
         low, high = self.style.step_days
-        steps = rng.integers(low, high + 1, size=max(len(texts) - 1, 0)).tolist()
-        days = np.cumsum([0, *steps]).tolist()
-        return [
-            self._wrap(text, FIRST_DAY + datetime.timedelta(day), rng) for text, day in zip(texts, days, strict=True)
-        ]
+        steps = rng.integers(low, high + 1, size=len(texts))
+        dates = [FIRST_DAY + datetime.timedelta(int(days)) for days in np.cumsum(steps) - steps[:1]]
+        return [self._wrap(text, date, rng) for text, date in zip(texts, dates, strict=True)]
 
     def _wrap(self, text: str, date: datetime.date, rng: np.random.Generator) -> Wrapped:
         opener = self.style.openers[rng.integers(len(self.style.openers))]
