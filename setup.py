@@ -18,6 +18,7 @@ REQUIRED = [
     "orbax-checkpoint>=0.12.8",
     "safetensors>=0.8",
     "sentencepiece>=0.2.1",
+    "sentencex>=1.0.32",
     "transformers>=5.17",
 ]
 # torch is the oracle of the parity tests, nothing more; this exact spelling of it resolves to the small CPU build
