@@ -6,13 +6,15 @@ questions, documents numbered `Document 1:` and so on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from memalpha_jax.episodes.chunkers import CountTokens, Unit, sentence_chunker
-from memalpha_jax.episodes.documents import AskedQuestion, Document, with_evidence
+from memalpha_jax.episodes.documents import AskedQuestion, Document, one_line, with_evidence
 from memalpha_jax.episodes.episode import MAX_QUESTIONS, Episode, validate
+from memalpha_jax.episodes.official import field, read_records
 from memalpha_jax.episodes.source import BuildOptions
 from memalpha_jax.episodes.wrapping import DOCUMENTS, Wrapper
 from memalpha_jax.errors import UserError
@@ -58,6 +60,14 @@ def stream_episode(
     }
     name = f"{source}-{options.seed}-{stream_tokens}"
     return validate(Episode(name, source, texts, with_evidence(inside[:MAX_QUESTIONS], chunks), metadata))
+
+
+def read_passages(path: str | os.PathLike[str]) -> Iterator[Document]:
+    """Documents that only distract: a JSON list, or JSON lines, of objects with `title` and `text`."""
+    for record, where in read_records(path):
+        document = Document(one_line(field(record, "text", str, where)), one_line(field(record, "title", str, where)))
+        if document.text:
+            yield document
 
 
 def _shown(document: Document, number: int) -> str:

@@ -13,11 +13,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from memalpha_jax.episodes.document_stream import stream_episode
-from memalpha_jax.episodes.documents import Document, one_line
+from memalpha_jax.episodes.document_stream import read_passages, stream_episode
 from memalpha_jax.episodes.episode import Episode
 from memalpha_jax.episodes.hotpotqa import read_hotpotqa
-from memalpha_jax.episodes.official import field, read_records
 from memalpha_jax.episodes.source import EVALUATION, BuildOptions, Paths, Published, Source
 from memalpha_jax.errors import UserError
 
@@ -38,18 +36,11 @@ def load_ruler_qa2(
     yield stream_episode(
         asked,
         (document for record in records for document in record.documents),
-        () if distractors is None else _passages(distractors),
+        () if distractors is None else read_passages(distractors),
         source="ruler_qa2",
         stream_tokens=options.stream_tokens or STREAM_TOKENS,
         options=options,
     )
-
-
-def _passages(path: str | os.PathLike[str]) -> Iterator[Document]:
-    for record, where in read_records(path):
-        text = one_line(field(record, "text", str, where))
-        if text:
-            yield Document(text, one_line(field(record, "title", str, where)))
 
 
 def _load(paths: Paths, options: BuildOptions) -> Iterator[Episode]:
