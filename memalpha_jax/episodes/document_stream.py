@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from memalpha_jax.episodes.source import BuildOptions
 from memalpha_jax.episodes.wrapping import DOCUMENTS, Wrapper
 from memalpha_jax.errors import UserError
 
+T = TypeVar("T")
 CHUNK_TOKENS = 2048
 SHORTFALL = 0.01  # of the wanted length, where the documents end
 
@@ -39,24 +41,20 @@ def stream_episode(
     taken once. `UserError` where all documents together are too short, or not even one question's documents fit.
     """
     rng = np.random.default_rng(options.seed)
-    asked = [asked[i] for i in rng.permutation(len(asked))]
-    known = list(dict.fromkeys(documents))
-    known = [known[i] for i in rng.permutation(len(known))]
-    others = list(dict.fromkeys(distractors))
-    others = [others[i] for i in rng.permutation(len(others))]
+    asked = _shuffled(asked, rng)
+    known, others = (_shuffled(list(dict.fromkeys(group)), rng) for group in (documents, distractors))
     chosen = _choose(asked, [*known, *others], stream_tokens, options.count_tokens)
     inside = [question for question in asked if all(document in chosen for document in question.documents)]
     if not inside:
         raise UserError(f"{source}: no question's documents fit into a stream of {stream_tokens} tokens; set it longer")
-    order = [list(chosen)[i] for i in rng.permutation(len(chosen))]
-    units = [Unit(_shown(document, n), document) for n, document in enumerate(order, 1)]
+    units = [Unit(_shown(document, n), document) for n, document in enumerate(_shuffled(list(chosen), rng), 1)]
     wrapper = Wrapper(DOCUMENTS, options.count_tokens)
     chunks = sentence_chunker(options.chunk_tokens or CHUNK_TOKENS, wrapper.count_tokens)(units)
     texts = tuple(wrapped.text for wrapped in wrapper.wrap([chunk.text for chunk in chunks], rng))
     metadata = {
         "stream_tokens": sum(chosen.values()),
         "documents": len(chosen),
-        "distractors": len(chosen.keys() & set(others) - set(known)),
+        "distractors": len(chosen.keys() - set(known)),
     }
     name = f"{source}-{options.seed}-{stream_tokens}"
     return validate(Episode(name, source, texts, with_evidence(inside[:MAX_QUESTIONS], chunks), metadata))
@@ -68,6 +66,10 @@ def read_passages(path: str | os.PathLike[str]) -> Iterator[Document]:
         document = Document(one_line(field(record, "text", str, where)), one_line(field(record, "title", str, where)))
         if document.text:
             yield document
+
+
+def _shuffled(items: Sequence[T], rng: np.random.Generator) -> list[T]:
+    return [items[i] for i in rng.permutation(len(items))]
 
 
 def _shown(document: Document, number: int) -> str:

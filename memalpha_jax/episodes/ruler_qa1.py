@@ -1,12 +1,12 @@
 """RULER QA1: SQuAD paragraphs in one stream of 197,000 tokens, questions about a hundred of them.
 
 Files: https://rajpurkar.github.io/SQuAD-explorer, `dev-v2.0.json` (as RULER takes it; 1,204 paragraphs),
-`dev-v1.1.json` (2,067) or either training file; CC BY-SA 4.0. Layout: `data` [{`paragraphs` [{`context`, `qas` [{`question`, `answers`
-[{`text`}, ..]}, ..]}, ..]}, ..]; questions without an answer are left out. One episode, like MemoryAgentBench's
-`ruler_qa1_197K`; `stream_tokens` sets another length. Where the paragraphs are too few for it, the passages of a second
-file fill it up: a JSON list of {`title`, `text`}, such as the 2WikiMultihopQA corpus (6,119 passages, Apache-2.0); the
-episode's metadata count them. The published episode is one draw, ours another: its documents and questions are not the
-same ones.
+`dev-v1.1.json` (2,067) or either training file; CC BY-SA 4.0. Layout: `data` [{`paragraphs` [{`context`, `qas`
+[{`question`, `answers` [{`text`}, ..]}, ..]}, ..]}, ..]; questions without an answer are left out. One episode, like
+MemoryAgentBench's `ruler_qa1_197K`; `stream_tokens` sets another length. Where the paragraphs are too few for it, the
+passages of a second file fill it up: a JSON list of {`title`, `text`}, such as the 2WikiMultihopQA corpus (6,119
+passages, Apache-2.0); the episode's metadata count them. The published episode is one draw, ours another: its documents
+and questions are not the same ones.
 """
 
 from __future__ import annotations
