@@ -28,7 +28,8 @@ DATA = ROOT.parent / "shared" / "data"
 IRCOT = DATA / "hotpotqa" / "ircot_dev_subsampled_500.jsonl"
 SQUAD = DATA / "squad" / "dev-v1.1.rebuilt.json"
 WIKI = DATA / "2wikimultihopqa" / "2wikimultihopqa_corpus.json"
-FILLER = "the river runs past old mills and stone barns where people of the valley used to trade wool".split()
+SENTENCE = "the river runs past old mills and stone barns where people of the valley used to trade wool"
+FILLER = SENTENCE.split()
 
 
 def words(text: str) -> int:
