@@ -88,9 +88,11 @@ def _read_facts(context: str, where: str) -> tuple[str, list[tuple[int, str]]]:
     heading, facts = "", list[tuple[int, str]]()
     for n, line in enumerate(context.split("\n"), 1):
         line = line.strip()
+        if not line:
+            continue
         match = _FACT.fullmatch(line)
         if match is None:
-            if line and (heading or facts):
+            if heading or facts:
                 raise UserError(f"{where}, line {n}: {line!r:.60} is no numbered fact such as '12. Water is wet.'")
             heading = line
             continue
@@ -107,20 +109,20 @@ def _stated(facts: Sequence[tuple[int, str]], question: str, golds: tuple[str, .
     candidates = []  # number, words shared with the question
     asked = set(_WORD.findall(question.lower()))
     for i, (number, text) in enumerate(facts):
-        for beginning in {_before(text, gold) for gold in golds} - {None}:
-            assert beginning is not None
-            if not any(later.startswith(beginning) for _, later in facts[i + 1 :]):
-                candidates.append((len(asked & set(_WORD.findall(beginning.lower()))), number))
+        beginning = _beginning(text, golds)
+        if beginning and not any(later.startswith(beginning) for _, later in facts[i + 1 :]):
+            candidates.append((len(asked & set(_WORD.findall(beginning.lower()))), number))
     if len(candidates) > 1 and task == SINGLE_HOP:
         most = max(candidates)[0]
         candidates = [candidate for candidate in candidates if candidate[0] == most]
     return candidates[0][1] if len(candidates) == 1 else None
 
 
-def _before(text: str, gold: str) -> str | None:
-    """What stands before the gold at the end of a fact, with its last space; None where it does not end so."""
-    beginning = text.removesuffix(".").removesuffix(gold)
-    return beginning if gold and beginning.endswith(" ") and text.removesuffix(".").endswith(gold) else None
+def _beginning(text: str, golds: tuple[str, ...]) -> str:
+    """What stands before the longest gold at the end of a fact, with its last space; "" where it ends with none."""
+    body = text.removesuffix(".")
+    ends = [gold for gold in golds if gold and body.endswith(f" {gold}")]
+    return body.removesuffix(max(ends, key=len)) if ends else ""
 
 
 def _chunk_of(number: int | None, chunks: Sequence[Chunk]) -> tuple[int, ...]:

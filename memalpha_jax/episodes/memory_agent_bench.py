@@ -41,7 +41,10 @@ def read_rows(path: str | os.PathLike[str], task: str) -> Iterator[BenchmarkRow]
         seen[source] = None
         if source == task or source.startswith(f"{task}_"):
             found = True
-            yield BenchmarkRow(source, field(record, "context", str, where), _questions(record, where), where)
+            context = field(record, "context", str, where)
+            if not context.strip():
+                raise UserError(f"{where}, field 'context' holds no text")
+            yield BenchmarkRow(source, context, _questions(record, where), where)
     if not found:
         raise UserError(f"{path} has no row of {task}, only of {', '.join(seen)}; is it the right competence's file?")
 
