@@ -1,7 +1,7 @@
 """Prepared episodes: the records of a built folder, and reading them back in any order.
 
-A folder that `python -m memalpha_jax.prepare` built is a TFDS data set in array_record files with a `manifest.json`. It is
-read without TensorFlow.
+A folder that `python -m memalpha_jax.prepare` built is a TFDS data set in array_record files with a `manifest.json`.
+It is read without TensorFlow.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ FIELD = "episode"
 def features() -> tfds.features.FeaturesDict:
     """One field, the episode as JSON text.
 
-    The fields of an example are a protobuf map, whose order in the file differs from process to process: with more than
-    one of them the same episodes would not give the same bytes. TFDS cannot read nested lists without TensorFlow either.
+    The fields of an example are a protobuf map, whose order in the file differs from process to process: with more
+    than one of them the same episodes would not give the same bytes. Nor can TFDS read nested lists without TensorFlow.
     """
     doc = (
         "JSON object: instance_id, data_source, chunks, questions, metadata, and chunk_tokens, the tokens of each chunk"
@@ -68,11 +68,17 @@ class PreparedEpisodes(Sequence[Episode]):
         """int32 tokens of each chunk of episode `index`, shape [chunks], of the tokenizer that the manifest names."""
         return np.asarray(self._record(index)["chunk_tokens"], np.int32)
 
-    def _record(self, index: int) -> dict[str, Any]:
+    def text(self, index: int) -> str:
+        """The stored JSON text of episode `index`."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"episode {index} of {len(self)}")
         with _reading(self.folder):
-            return json.loads(self._records[index % len(self)][FIELD])
+            return self._records[index % len(self)][FIELD].decode()
+
+    def _record(self, index: int) -> dict[str, Any]:
+        text = self.text(index)
+        with _reading(self.folder):
+            return json.loads(text)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -17,7 +20,7 @@ Rows = Iterable[tuple[str, str]]
 
 
 class MemalphaBuilder(tfds.core.GeneratorBasedBuilder):
-    """Memory-construction episodes. TFDS shuffles by a hash of their keys, so the files depend on the episodes alone."""
+    """Memory-construction episodes, in the order of a hash of their keys: the files depend on the episodes alone."""
 
     VERSION = tfds.core.Version(prepared.VERSION)
     RELEASE_NOTES = {prepared.VERSION: "episodes with the token count of each chunk"}  # noqa: RUF012  read by TFDS as it is
@@ -56,8 +59,11 @@ def write_prepared(folder: Path, splits: Mapping[str, Rows], shard_mb: int) -> N
         min_shard_size=shard_mb * megabyte // 2,  # so that some power of two of shards always lies between
         try_download_gcs=False,
     )
+    # Without a terminal the bars would be a line each; TFDS prints on stdout where it works, which is not where it ends.
+    (tfds.enable_progress_bar if sys.stderr.isatty() else tfds.disable_progress_bar)()
     try:
-        builder.download_and_prepare(download_dir=made / "downloads", download_config=config)
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(download_dir=made / "downloads", download_config=config)
     except tfds.core.DuplicatedKeysError as error:
         raise UserError(f"two episodes of a split have the same key: {error}") from error
     Path(builder.data_dir).rename(folder)
