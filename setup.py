@@ -22,6 +22,7 @@ REQUIRED = [
     "pyarrow>=20.0",
     "safetensors>=0.8",
     "sentencepiece>=0.2.1",
+    "sentencex>=1.0.32",
     "tensorflow-datasets>=4.9.10",
     "tqdm>=4.66",
     "transformers>=5.17",

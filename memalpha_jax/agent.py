@@ -14,7 +14,6 @@ import collections
 import dataclasses
 import functools
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -28,7 +27,8 @@ from absl import flags
 
 from memalpha_jax import notebook
 from memalpha_jax.command_line import define_flags
-from memalpha_jax.episodes.chunkers import CountTokens, chunk_text, pack
+from memalpha_jax.episodes.chunkers import CountTokens, Unit, unit_chunker
+from memalpha_jax.episodes.sentences import split_blocks
 from memalpha_jax.errors import UserError, run_main
 from memalpha_jax.memory.state import MemoryState, MemoryType, empty_memory, grow_for
 from memalpha_jax.notebook import Notebook, Origin, printable
@@ -121,7 +121,7 @@ class MemoryAgent:
             self._state, record = self._read(chunk)
             if record.prompt_len_N[0] > limit:  # the core has grown meanwhile; there was no reply
                 room = self._count(chunk) - (int(record.prompt_len_N[0]) - limit)
-                waiting.extendleft(reversed(chunk_text(chunk, self._at_least_one(room), self._count)))
+                waiting.extendleft(reversed(cut_text(chunk, self._at_least_one(room), self._count)))
                 continue
             start = text.index(chunk, at)
             at = start + len(chunk)
@@ -233,11 +233,8 @@ class MemoryAgent:
 
 def cut_text(text: str, max_tokens: int, count_tokens: CountTokens) -> list[str]:
     """Chunks of at most `max_tokens`: whole blocks between blank lines where they fit, else their parts."""
-    ends = [match.end() for match in re.finditer(r"\n[^\S\n]*\n\s*", text)]
-    blocks = [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True)]
-    ranges = pack(len(blocks), lambda i, j: count_tokens("".join(blocks[i:j]).strip()) <= max_tokens)
-    packed = ("".join(blocks[i:j]) for i, j in ranges)
-    return [chunk for part in packed for chunk in chunk_text(part, max_tokens, count_tokens)]
+    units = [Unit(block) for block in split_blocks(text)]
+    return [chunk.text for chunk in unit_chunker(max_tokens, count_tokens)(units)]
 
 
 def read_text(path: str) -> str:

@@ -1,16 +1,19 @@
-"""Cutting text into chunks that never exceed a number of tokens and lose nothing but white space at the cuts.
+"""Cutting a stream of units into chunks that never exceed a number of tokens and lose nothing but white space.
 
-Units are packed greedily: paragraphs (lines) while they fit, and where one alone does not fit its sentences,
-then its words, then its characters. Token counts are taken of the finished chunk, never added up from parts,
-because a tokenizer may join or part tokens at a seam.
+All chunkers work alike: units become pieces that fit into a chunk alone, and runs of pieces are packed greedily.
+Tokens are counted of the finished chunk, never added up from parts, because a tokenizer may join or part tokens at a
+seam.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import re
+import itertools
 from collections.abc import Callable, Hashable, Iterator, Sequence
 
+import numpy as np
+
+from memalpha_jax.episodes.sentences import SENTENCES, pack, split_sentences, split_text
 from memalpha_jax.errors import UserError
 
 CountTokens = Callable[[str], int]
@@ -42,154 +45,160 @@ class Chunk:
 
 Chunker = Callable[[Sequence[Unit]], list[Chunk]]
 """Cuts a stream: no chunk is longer than the chunker's limit, and nothing is lost, added or moved but white space and
-the titles, time lines and roles that belong to the units.
+the titles, time lines and roles that belong to the units. Units without text are left out. `UserError` where the
+limit has no room for a title, a role or a single character.
 """
 
-# Possessive quantifiers and the look-behind keep the search linear on runs of punctuation of any length.
-_SENTENCE_END = re.compile(
-    r"""(?<![.!?…؟।])[.!?…؟।]++["')\]»”’]*+\s++   # Latin, Arabic, Devanagari: white space follows
-      | (?<![。！？])[。！？]++[”’」』）]*+\s*+      # Chinese, Japanese: it need not
-      | \n\s*+""",
-    re.VERBOSE,
-)
-_ABBREVIATION = re.compile(
-    r"\b(?:[A-Z]|(?:[A-Za-z]\.)+[A-Za-z]|Mr|Mrs|Ms|Dr|Prof|St|Sr|Jr|Mt|No|vs|etc|cf|ca|approx|Inc|Ltd|Co|Gen|Rev)\.\s*$"
-)
-_LINE_END = re.compile(r"\n\s*+")
-_WORD_END = re.compile(r"\s++")
-
-
-def split_sentences(text: str) -> list[str]:
-    """Sentences with the white space that follows each: `"".join(split_sentences(text)) == text`."""
-    return _cut_after(_SENTENCE_END, text, keep_together=_ends_in_abbreviation)
-
-
-def _ends_in_abbreviation(text: str, end: int) -> bool:
-    return "\n" not in text[end - 1 : end] and bool(_ABBREVIATION.search(text[max(0, end - 24) : end]))
-
-
-def _cut_after(
-    pattern: re.Pattern[str], text: str, keep_together: Callable[[str, int], bool] = lambda text, end: False
-) -> list[str]:
-    ends = [m.end() for m in pattern.finditer(text) if not keep_together(text, m.end())]
-    if not ends or ends[-1] != len(text):
-        ends.append(len(text))
-    return [text[start:end] for start, end in zip([0, *ends], ends, strict=False) if start < end]
-
-
-def chunk_text(text: str, max_tokens: int, count_tokens: CountTokens) -> list[str]:
-    """Chunks of at most `max_tokens`, in order, none blank, together the whole text but for white space
-    between them.
-
-    `UserError` if one character alone has more than `max_tokens` tokens.
-    """
-    chunks = (chunk.strip() for chunk in _join(_units(text, max_tokens, count_tokens), max_tokens, count_tokens))
-    return [chunk for chunk in chunks if chunk]
-
-
-def _join(units: Sequence[str], max_tokens: int, count_tokens: CountTokens) -> list[str]:
-    ranges = pack(len(units), lambda i, j: count_tokens("".join(units[i:j]).strip()) <= max_tokens)
-    return ["".join(units[i:j]) for i, j in ranges]
-
-
-def _units(text: str, max_tokens: int, count_tokens: CountTokens, depth: int = 0) -> list[str]:
-    """Parts of `text` that fit, in order, as large as its structure allows; their concatenation is `text`."""
-    units: list[str] = []
-    for part in _CUTS[depth](text):
-        if count_tokens(part.strip()) <= max_tokens:
-            units.append(part)
-        elif depth + 1 < len(_CUTS):
-            finer = _units(part, max_tokens, count_tokens, depth + 1)
-            # Words and characters stay with their own sentence or word rather than fill up the chunk before.
-            units += finer if depth == 0 else _join(finer, max_tokens, count_tokens)
-        else:
-            raise UserError(
-                f"the character {part!r} alone takes {count_tokens(part)} tokens, over the chunk limit of "
-                f"{max_tokens}; raise config.episodes.chunk_tokens"
-            )
-    return units
-
-
-_CUTS: tuple[Callable[[str], list[str]], ...] = (
-    lambda text: _cut_after(_LINE_END, text),
-    split_sentences,
-    lambda text: _cut_after(_WORD_END, text),
-    list,
-)
-
-
-def pack(count: int, fits: Callable[[int, int], bool], start: int = 0) -> Iterator[tuple[int, int]]:
-    """Greedy half-open ranges over units start..count-1; each has one unit or `fits(start, end)`.
-
-    Takes about 2 log2(n) calls of `fits` for a range of n units, so that long texts stay affordable.
-    """
-    while start < count:
-        good, step = start + 1, 1
-        while good < count and fits(start, min(good + step, count)):
-            good, step = min(good + step, count), step * 2
-        while step > 1:
-            step //= 2
-            if good + step <= count and fits(start, good + step):
-                good += step
-        yield start, good
-        start = good
-
 
 @dataclasses.dataclass(frozen=True)
-class Turn:
-    """One utterance: `key` is the caller's name for it, `when` the time of its session as shown."""
+class _Piece:
+    """A part of unit number `unit` that fits into a chunk: the whole of it, unless it is too long."""
 
-    key: str
-    when: str
-    role: str
+    unit: int
     text: str
 
 
-@dataclasses.dataclass(frozen=True)
-class TurnChunk:
-    """A chunk of dialogue and the keys of the turns in it."""
+def sentence_chunker(max_tokens: int, count_tokens: CountTokens) -> Chunker:
+    """Packs sentences greedily up to `max_tokens`; a sentence alone too long is cut at lines, words, characters."""
 
-    text: str
-    keys: tuple[str, ...]
+    def chunk(units: Sequence[Unit]) -> list[Chunk]:
+        stream = _Stream(units, count_tokens)
+        sentences = [_Piece(i, text) for i, unit in stream.with_text() for text in split_sentences(unit.text.lstrip())]
+        ranges = list(stream.ranges(sentences, itertools.repeat(max_tokens)))
+        if any(tokens > max_tokens for _, _, tokens in ranges):
+            sentences = stream.split_long(sentences, ranges, max_tokens, SENTENCES + 1)
+            ranges = list(stream.ranges(sentences, itertools.repeat(max_tokens)))
+        return stream.chunks(sentences, ranges)
+
+    return chunk
 
 
-def chunk_turns(turns: Sequence[Turn], max_tokens: int, count_tokens: CountTokens) -> list[TurnChunk]:
-    """Packs dialogue turns, one per line as `<Role>text` under `[Dialogue at timestamp ..]`.
+def unit_chunker(max_tokens: int, count_tokens: CountTokens) -> Chunker:
+    """Packs whole units greedily up to `max_tokens`; a unit alone too long is split at blank lines, then sentences."""
+    return _whole_unit_chunker(max_tokens, count_tokens, itertools.repeat(max_tokens))
 
-    The time line is repeated where a chunk starts or a new session begins. A turn is split only if it is
-    longer than a chunk; its parts keep its role and key. Blank turns are left out.
+
+def variable_chunker(min_tokens: int, max_tokens: int, count_tokens: CountTokens, rng: np.random.Generator) -> Chunker:
+    """Packs whole units to a target drawn uniformly from min_tokens..max_tokens for each chunk.
+
+    A unit that alone is longer than its target is a chunk by itself; one longer than `max_tokens` is split at blank
+    lines, then sentences.
+    """
+    low = min(min_tokens, max_tokens)
+    targets = (int(rng.integers(low, max_tokens + 1)) for _ in itertools.count())
+    return _whole_unit_chunker(max_tokens, count_tokens, targets)
+
+
+def _whole_unit_chunker(max_tokens: int, count_tokens: CountTokens, targets: Iterator[int]) -> Chunker:
+    def chunk(units: Sequence[Unit]) -> list[Chunk]:
+        stream = _Stream(units, count_tokens)
+        pieces = [_Piece(i, unit.text.lstrip()) for i, unit in stream.with_text()]
+        pieces = stream.split_long(pieces, stream.each_alone(pieces), max_tokens)
+        return stream.chunks(pieces, list(stream.ranges(pieces, targets)))
+
+    return chunk
+
+
+def session_chunker(max_tokens: int, count_tokens: CountTokens, min_tokens: int) -> Chunker:
+    """Packs dialogue turns, one line each: `<role>text` under `[Dialogue at timestamp when]`.
+
+    The time line is repeated where a chunk starts or a new session begins. A chunk closes with the turn that brings it
+    to `min_tokens`, or before one that does not fit any more. A turn is split only if it is longer than a chunk.
     """
 
-    def too_long(turn: Turn) -> bool:
-        return count_tokens(_render((turn,))) > max_tokens
+    def chunk(units: Sequence[Unit]) -> list[Chunk]:
+        stream = _Stream(units, count_tokens)
+        # One turn, one line: a line break inside could read as the start of another turn.
+        turns = [_Piece(i, " ".join(unit.text.split())) for i, unit in stream.with_text()]
+        turns = stream.split_long(turns, stream.each_alone(turns), max_tokens)
+        return stream.chunks(turns, list(stream.ranges(turns, itertools.repeat(min_tokens - 1), reach=max_tokens)))
 
-    pieces: list[Turn] = []
-    for turn in turns:
-        turn = dataclasses.replace(turn, text=" ".join(turn.text.split()))
-        if turn.text:
-            pieces += _split_turn(turn, max_tokens, count_tokens) if too_long(turn) else [turn]
-    ranges = pack(len(pieces), lambda i, j: count_tokens(_render(pieces[i:j])) <= max_tokens)
-    return [TurnChunk(_render(pieces[i:j]), _distinct(p.key for p in pieces[i:j])) for i, j in ranges]
+    return chunk
 
 
-def _split_turn(turn: Turn, max_tokens: int, count_tokens: CountTokens) -> list[Turn]:
-    def as_turn(text: str) -> Turn:
-        return dataclasses.replace(turn, text=text)
+def sample_chunker(max_tokens: int, count_tokens: CountTokens) -> Chunker:
+    """Packs whole labelled samples greedily; `UserError` for one that alone is longer than `max_tokens`."""
 
-    parts = chunk_text(turn.text, max_tokens, lambda text: count_tokens(_render((as_turn(text),))))
-    return [as_turn(part) for part in parts]
+    def chunk(units: Sequence[Unit]) -> list[Chunk]:
+        stream = _Stream(units, count_tokens)
+        samples = [_Piece(i, unit.text.lstrip()) for i, unit in stream.with_text()]
+        ranges = list(stream.ranges(samples, itertools.repeat(max_tokens)))
+        for start, _, tokens in ranges:
+            if tokens > max_tokens:
+                raise UserError(
+                    f"the labelled sample {samples[start].text!r:.60} takes {tokens} tokens, over the chunk limit of "
+                    f"{max_tokens}, and samples are never cut; raise the limit or leave the sample out"
+                )
+        return stream.chunks(samples, ranges)
+
+    return chunk
 
 
-def _render(turns: Sequence[Turn]) -> str:
-    lines: list[str] = []
-    previous = None
-    for turn in turns:
-        if turn.when != previous:
-            lines.append(f"[Dialogue at timestamp {turn.when}]")
-        lines.append(f"<{turn.role}>{turn.text}")
-        previous = turn.when
-    return "\n".join(lines)
+@dataclasses.dataclass(frozen=True)
+class _Stream:
+    """The units that are being cut and how their tokens are counted."""
+
+    units: Sequence[Unit]
+    count_tokens: CountTokens
+
+    def with_text(self) -> list[tuple[int, Unit]]:
+        return [(i, unit) for i, unit in enumerate(self.units) if unit.text.strip()]
+
+    def measure(self, pieces: Sequence[_Piece]) -> int:
+        return self.count_tokens(self.text(pieces))
+
+    def each_alone(self, pieces: Sequence[_Piece]) -> list[tuple[int, int, int]]:
+        return [(i, i + 1, self.measure((piece,))) for i, piece in enumerate(pieces)]
+
+    def ranges(
+        self, pieces: Sequence[_Piece], targets: Iterator[int], reach: int = 0
+    ) -> Iterator[tuple[int, int, int]]:
+        lengths = [len(piece.text) for piece in pieces]
+        return pack(lengths, lambda i, j: self.measure(pieces[i:j]), targets, reach)
+
+    def split_long(
+        self, pieces: Sequence[_Piece], ranges: Sequence[tuple[int, int, int]], limit: int, level: int = 0
+    ) -> list[_Piece]:
+        """The pieces, those whose range is over the limit (they are alone in it) in parts that are not."""
+        out: list[_Piece] = []
+        for start, end, tokens in ranges:
+            out += pieces[start:end] if tokens <= limit else self._split(pieces[start], limit, level)
+        return out
+
+    def _split(self, piece: _Piece, limit: int, level: int) -> list[_Piece]:
+        def count(text: str) -> int:
+            return self.measure((_Piece(piece.unit, text),))
+
+        try:
+            return [_Piece(piece.unit, text) for text in split_text(piece.text, limit, count, level)]
+        except UserError as error:
+            head = _head(self.units[piece.unit], None)
+            shown = f" below its head {head!r:.60}" if head else ""
+            raise UserError(f"{error}{shown}; raise chunk_tokens") from None
+
+    def chunks(self, pieces: Sequence[_Piece], ranges: Sequence[tuple[int, int, int]]) -> list[Chunk]:
+        return [
+            Chunk(self.text(pieces[i:j]), tuple(dict.fromkeys(self.units[p.unit].key for p in pieces[i:j])))
+            for i, j, _ in ranges
+        ]
+
+    def text(self, pieces: Sequence[_Piece]) -> str:
+        """The chunk of consecutive pieces: each unit starts a line below its head; its parts join as they were."""
+        shown: list[str] = []
+        previous = None
+        for number, parts in itertools.groupby(pieces, key=lambda piece: piece.unit):
+            unit = self.units[number]
+            if shown and not shown[-1].endswith("\n"):
+                shown.append("\n")
+            shown.append(_head(unit, previous) + "".join(part.text for part in parts))
+            previous = unit
+        return "".join(shown).strip()
 
 
-def _distinct(keys: Iterator[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(keys))
+def _head(unit: Unit, previous: Unit | None) -> str:
+    """What stands before the text of a unit; `previous` is the unit before it in the chunk."""
+    new_session = unit.when and (previous is None or unit.when != previous.when)
+    when = f"[Dialogue at timestamp {unit.when}]\n" if new_session else ""
+    title = f"Title: {unit.title}\n" if unit.title else ""
+    role = f"<{unit.role}>" if unit.role else ""
+    return when + title + role

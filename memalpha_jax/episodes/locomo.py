@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any
 
-from memalpha_jax.episodes.chunkers import CountTokens, Turn, TurnChunk, chunk_turns
+from memalpha_jax.episodes.chunkers import Chunk, CountTokens, Unit, session_chunker
 from memalpha_jax.episodes.episode import Episode, Question, validate
 from memalpha_jax.episodes.official import field, read_json, typed
 from memalpha_jax.errors import UserError
@@ -29,7 +29,7 @@ def load_locomo(path: str | os.PathLike[str], *, chunk_tokens: int, count_tokens
 
 def _episode(record: Any, where: str, chunk_tokens: int, count_tokens: CountTokens) -> Episode:
     turns = _turns(field(record, "conversation", dict, where), f"{where}.conversation")
-    chunks = chunk_turns(turns, chunk_tokens, count_tokens)
+    chunks = session_chunker(chunk_tokens, count_tokens, chunk_tokens)(turns)
     questions = [
         question
         for i, qa in enumerate(field(record, "qa", list, where))
@@ -42,7 +42,7 @@ def _episode(record: Any, where: str, chunk_tokens: int, count_tokens: CountToke
         raise UserError(f"{where}: {error}") from None
 
 
-def _turns(conversation: dict[str, Any], where: str) -> list[Turn]:
+def _turns(conversation: dict[str, Any], where: str) -> list[Unit]:
     turns = []
     for number in sorted(int(m[1]) for key in conversation if (m := re.fullmatch(r"session_(\d+)", key))):
         session = f"session_{number}"
@@ -53,11 +53,11 @@ def _turns(conversation: dict[str, Any], where: str) -> list[Turn]:
             if turn.get("blip_caption"):
                 text += f" [shares a picture: {field(turn, 'blip_caption', str, at)}]"
             speaker = field(turn, "speaker", str, at)
-            turns.append(Turn(field(turn, "dia_id", str, at), when, speaker, text))
+            turns.append(Unit(text, key=field(turn, "dia_id", str, at), when=when, role=speaker))
     return turns
 
 
-def _question(record: Any, where: str, chunks: list[TurnChunk]) -> Question | None:
+def _question(record: Any, where: str, chunks: list[Chunk]) -> Question | None:
     category = typed(record, dict, where).get("category")
     if category == ADVERSARIAL:
         return None

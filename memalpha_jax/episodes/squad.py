@@ -1,4 +1,9 @@
-"""SQuAD in its official JSON layout (v1.1 or v2.0) as episodes: shuffled contexts, packed into chunks."""
+"""SQuAD in its official JSON layout (v1.1 or v2.0) as episodes: shuffled contexts, packed into chunks.
+
+Official files: `train-v1.1.json`, `dev-v1.1.json` of https://rajpurkar.github.io/SQuAD-explorer/, CC BY-SA 4.0:
+`{"data": [{"title", "paragraphs": [{"context", "qas": [{"question", "answers": [{"text", ..}], ..}]}]}]}`. The training
+file has 442 articles with 18,896 paragraphs and 87,599 questions, about 250 episodes of 10 chunks.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +14,24 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from memalpha_jax.episodes.chunkers import CountTokens, chunk_text, pack
+from memalpha_jax.episodes.chunkers import Chunk, CountTokens, Unit, variable_chunker
 from memalpha_jax.episodes.episode import Episode, Question, validate
 from memalpha_jax.episodes.official import field, read_json
+from memalpha_jax.episodes.source import TRAINING, BuildOptions, Paths, Published, Source
+from memalpha_jax.episodes.wrapping import DOCUMENTS, Wrapper
 from memalpha_jax.errors import UserError
 
 MIN_CHUNK_TOKENS = 100
+CHUNK_TOKENS = 2048
+CHUNKS = 10
+MOST_CHUNKS = 20
+MIN_QUESTIONS = 30
 
 
 @dataclasses.dataclass(frozen=True)
 class _Paragraph:
     text: str
     questions: tuple[tuple[str, str], ...]  # (question, first gold answer)
-    pieces: int = 1  # parts it was split into
-
-
-@dataclasses.dataclass(frozen=True)
-class _Piece:
-    """A part of a paragraph that fits a chunk: the whole of it, unless it is too long."""
-
-    text: str
-    paragraph: int
 
 
 def load_squad(
@@ -40,28 +42,28 @@ def load_squad(
     count_tokens: CountTokens,
     seed: int,
     min_questions: int = 1,
+    wrapped: bool = False,
 ) -> list[Episode]:
     """Episodes of at most `chunks_per_episode` chunks of whole paragraphs, one per line.
 
-    Each chunk is packed to a length drawn uniformly from 100 to `chunk_tokens`; a paragraph over
-    `chunk_tokens` is split by sentences. Contexts that occur twice are read once. A question goes with the
-    paragraph it was asked about and takes its first gold answer. A paragraph that would be cut by the end of
-    an episode moves to the next one; episodes with fewer than `min_questions` are left out. `UserError` names
-    the file and the field that is not as expected.
+    Each chunk is packed to a length drawn uniformly from 100 to `chunk_tokens`; a paragraph over `chunk_tokens` is
+    split by sentences. Contexts that occur twice are read once. A question goes with the paragraph it was asked about
+    and takes its first gold answer. An episode ends before a chunk that starts a paragraph it would cut; episodes with
+    fewer than `min_questions` are left out. With `wrapped`, chunks are dated dialogues, and the limit is theirs.
+    `UserError` names the file and the field that is not as expected.
     """
     rng = np.random.default_rng(seed)
     paragraphs = _unique_contexts(_read(path))
-    paragraphs = [paragraphs[i] for i in rng.permutation(len(paragraphs))]
-    pieces: list[_Piece] = []
-    for i, paragraph in enumerate(paragraphs):
-        texts = chunk_text(paragraph.text, chunk_tokens, count_tokens)
-        paragraphs[i] = dataclasses.replace(paragraph, pieces=len(texts))
-        pieces += [_Piece(text, i) for text in texts]
+    order = rng.permutation(len(paragraphs)).tolist()
+    wrapper = Wrapper(DOCUMENTS, count_tokens)
+    chunker = variable_chunker(MIN_CHUNK_TOKENS, chunk_tokens, wrapper.count_tokens if wrapped else count_tokens, rng)
     episodes = []
-    for chunks in _pack_episodes(pieces, chunk_tokens, chunks_per_episode, count_tokens, rng):
-        episode = _episode(chunks, paragraphs, f"squad-{seed}-{chunks[0][0].paragraph}")
-        if len(episode.questions) >= max(1, min_questions):
-            episodes.append(validate(episode))
+    for chunks, cut in _groups(chunker([Unit(paragraphs[i].text, key=i) for i in order]), chunks_per_episode):
+        questions = _questions(chunks, paragraphs, cut)
+        if len(questions) >= max(1, min_questions):
+            texts = [chunk.text for chunk in chunks]
+            shown = [w.text for w in wrapper.wrap(texts, rng)] if wrapped else texts
+            episodes.append(validate(Episode(f"squad-{seed}-{chunks[0].keys[0]}", "squad", tuple(shown), questions)))
     if not episodes:
         raise UserError(f"{path} gives no episode with at least {max(1, min_questions)} questions")
     return episodes
@@ -96,54 +98,56 @@ def _unique_contexts(paragraphs: Sequence[_Paragraph]) -> list[_Paragraph]:
     return [_Paragraph(text, tuple(questions)) for text, questions in merged.items() if text]
 
 
-def _pack_episodes(
-    pieces: Sequence[_Piece],
-    chunk_tokens: int,
-    chunks_per_episode: int,
-    count_tokens: CountTokens,
-    rng: np.random.Generator,
-) -> Iterator[list[Sequence[_Piece]]]:
-    """Episodes as lists of chunks. A paragraph that would go on in the next episode is moved there."""
+def _groups(chunks: Sequence[Chunk], most: int) -> Iterator[tuple[Sequence[Chunk], set]]:
+    """Runs of at most `most` chunks that cut no paragraph, and the keys of those that had to be cut: where one
+    paragraph is longer than a whole episode.
+    """
+    crosses = [bool(set(a.keys) & set(b.keys)) for a, b in itertools.pairwise(chunks)] + [False]
     start = 0
-    while start < len(pieces):
-        targets: dict[int, int] = {}  # by the first piece of the chunk
-
-        def fits(i: int, j: int, targets: dict[int, int] = targets) -> bool:
-            if i not in targets:
-                targets[i] = int(rng.integers(min(MIN_CHUNK_TOKENS, chunk_tokens), chunk_tokens + 1))
-            return count_tokens(_text(pieces[i:j])) <= targets[i]
-
-        ranges = list(itertools.islice(pack(len(pieces), fits, start), chunks_per_episode))
-        end = _last_whole_paragraph(pieces, start, ranges[-1][1])
-        yield [pieces[i : min(j, end)] for i, j in ranges if i < end]
+    while start < len(chunks):
+        last = min(start + most, len(chunks)) - 1
+        end = next((t + 1 for t in range(last, start - 1, -1) if not crosses[t]), last + 1)
+        outside = {chunks[t].keys[-1] for t in (start - 1, end - 1) if t >= 0 and crosses[t]}
+        yield chunks[start:end], outside
         start = end
 
 
-def _last_whole_paragraph(pieces: Sequence[_Piece], start: int, end: int) -> int:
-    """The last end, not over `end`, that cuts no paragraph; `end` itself if one paragraph fills the
-    episode.
-    """
-    whole = end
-    while start < whole < len(pieces) and pieces[whole - 1].paragraph == pieces[whole].paragraph:
-        whole -= 1
-    return whole if whole > start else end
-
-
-def _text(pieces: Sequence[_Piece]) -> str:
-    return "\n".join(piece.text for piece in pieces)
-
-
-def _episode(chunks: Sequence[Sequence[_Piece]], paragraphs: Sequence[_Paragraph], name: str) -> Episode:
-    texts = tuple(_text(chunk) for chunk in chunks)
-    places: dict[int, list[int]] = {}  # paragraph -> the chunk of each of its pieces
+def _questions(chunks: Sequence[Chunk], paragraphs: Sequence[_Paragraph], cut: set) -> tuple[Question, ...]:
+    """The questions of all paragraphs that lie in the chunks whole, with the chunks that hold the gold."""
+    places: dict = {}
     for t, chunk in enumerate(chunks):
-        for piece in chunk:
-            places.setdefault(piece.paragraph, []).append(t)
+        for key in chunk.keys:
+            places.setdefault(key, []).append(t)
     questions = []
-    for i, where in places.items():
-        if len(where) < paragraphs[i].pieces:
-            continue  # the rest of it lies in the next episode, perhaps with the answer
-        for asked, gold in paragraphs[i].questions:
-            holding = [t for t in where if gold in texts[t]] or where
-            questions.append(Question(asked, gold, "qa", tuple(dict.fromkeys(holding))))
-    return Episode(name, "squad", texts, tuple(questions))
+    for key, where in places.items():
+        for asked, gold in paragraphs[key].questions if key not in cut else ():
+            holding = [t for t in where if gold in chunks[t].text] or where
+            questions.append(Question(asked, gold, "qa", tuple(holding)))
+    return tuple(questions)
+
+
+def _load(paths: Paths, options: BuildOptions) -> Iterator[Episode]:
+    episodes = load_squad(
+        paths["questions"],
+        chunk_tokens=options.chunk_tokens or CHUNK_TOKENS,
+        chunks_per_episode=options.chunks or CHUNKS,
+        count_tokens=options.count_tokens,
+        seed=options.seed,
+        min_questions=MIN_QUESTIONS,
+        wrapped=True,
+    )
+    yield from (episode for episode in episodes if len(episode.chunks) <= MOST_CHUNKS)
+
+
+SOURCES = (
+    Source(
+        name="squad",
+        role=TRAINING,
+        competence="accurate retrieval",
+        files={"questions": ("train-v1.1.json", "train-v2.0.json", "dev-v1.1*.json")},
+        where="https://rajpurkar.github.io/SQuAD-explorer/ (train-v1.1.json)",
+        licence="CC BY-SA 4.0",
+        load=_load,
+        published=Published(chunks=10.0, chunk_tokens=1078, questions=95.5),
+    ),
+)
