@@ -6,8 +6,8 @@
     python -m memalpha_jax.prepare --stats=EPISODES
 
 The files of a source lie below RAW/NAME, or RAW, as --list names them, plain or gzipped. EPISODES gets array_record
-files of the splits train, eval (kept back of training sources) and test (evaluation sources), and a manifest.json. The
-same command goes on where it was interrupted, with the same result; EPISODES is there once it is complete. A build fails
+files of the splits train, eval (kept back of training sources) and test (evaluation sources), and a manifest.json. It
+is there once it is complete; the same command goes on where it was interrupted, with the same result. A build fails
 where training and held-out episodes share text, and prints it.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 
 from absl import flags, logging
 
-from memalpha_jax.episodes import published, registry
+from memalpha_jax.episodes import registry
 from memalpha_jax.episodes.building import BuildConfig, build
 from memalpha_jax.episodes.prepared import load_prepared, read_manifest, splits_of
 from memalpha_jax.errors import UserError, run_main
@@ -37,7 +37,9 @@ MODES = ("list", "sources", "show", "stats")
 def tokenizer_folder(name: str) -> str:
     """The folder of a tokenizer: `name` itself, or that of the hub's model of this name."""
     if not name:
-        raise UserError(f"--tokenizer is required to build: a folder with {EXPECTED}, or a model on the Hugging Face hub")
+        raise UserError(
+            f"--tokenizer is required to build: a folder with {EXPECTED}, or a model on the Hugging Face hub"
+        )
     if Path(name).is_dir() or not hub.is_hub_id(name):
         return name
     return str(hub.fetch_files(name, hub.TOKENIZER_FILES, "the tokenizer"))
@@ -81,8 +83,18 @@ def table(manifest: dict[str, Any]) -> str:
                 lines.append(_row(name, split, source[split]))
         figures = source["published"]
         if any(figures.values()):
-            lines.append(_row("", "publ.", {**figures, "chunks_per_episode": figures["chunks"],
-                         "tokens_per_chunk": figures["chunk_tokens"], "questions_per_episode": figures["questions"]}))
+            lines.append(
+                _row(
+                    "",
+                    "publ.",
+                    {
+                        **figures,
+                        "chunks_per_episode": figures["chunks"],
+                        "tokens_per_chunk": figures["chunk_tokens"],
+                        "questions_per_episode": figures["questions"],
+                    },
+                )
+            )
     return "\n".join(lines)
 
 
@@ -106,12 +118,9 @@ def main(argv: Sequence[str]) -> None:
     elif FLAGS.stats:
         print(*draw(FLAGS.stats, FLAGS.split), sep="\n")
     else:
-        names = [field.name for field in dataclasses.fields(BuildConfig)]
-        given = {name: getattr(FLAGS, name) for name in names}
-        config = BuildConfig(
-            **{**given, "sources": tuple(FLAGS.sources), "tokenizer": tokenizer_folder(FLAGS.tokenizer)}
-        )
-        print(table(build(config)))
+        options: dict[str, Any] = {field.name: getattr(FLAGS, field.name) for field in dataclasses.fields(BuildConfig)}
+        options |= {"sources": tuple(FLAGS.sources), "tokenizer": tokenizer_folder(FLAGS.tokenizer)}
+        print(table(build(BuildConfig(**options))))
 
 
 def define_flags() -> None:
@@ -125,7 +134,9 @@ def define_flags() -> None:
     flags.DEFINE_integer("max_per_source", 100, "Most training episodes of one data source; 0: all.", lower_bound=0)
     flags.DEFINE_float("eval_share", 0.1, "Share of a training source's episodes that is kept back.")
     flags.DEFINE_integer("chunk_tokens", 0, "Longest chunk, in tokens; 0: as published.", lower_bound=0)
-    flags.DEFINE_integer("chunks", 0, "Chunks per episode, where a source is free in it; 0: as published.", lower_bound=0)
+    flags.DEFINE_integer(
+        "chunks", 0, "Chunks per episode, where a source is free in it; 0: as published.", lower_bound=0
+    )
     flags.DEFINE_integer("stream_tokens", 0, "Length of ruler_* episodes; 0: as published.", lower_bound=0)
     flags.DEFINE_integer("shard_mb", 64, "Largest array_record file, in MiB.", lower_bound=1)
     flags.DEFINE_integer("workers", os.cpu_count() or 1, "Processes that read sources.", lower_bound=1)

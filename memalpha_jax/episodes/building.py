@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import multiprocessing
+import multiprocessing.process
 import os
 import shutil
 import subprocess
@@ -125,10 +126,10 @@ def _identity(config: BuildConfig, files: Mapping[str, Mapping[str, Path]]) -> d
     for name in ("raw", "output", "workers", "sources", "tokenizer"):
         del kept[name]
     tokenizer = load_tokenizer(config.tokenizer).files()
-    inputs = {
-        source: {name: _file_identity(path) for name, path in found.items()} for source, found in files.items()
-    }
-    digest = hashlib.sha256(b"".join(f"{name} {len(tokenizer[name])} ".encode() + tokenizer[name] for name in sorted(tokenizer)))
+    inputs = {source: {name: _file_identity(path) for name, path in found.items()} for source, found in files.items()}
+    digest = hashlib.sha256(
+        b"".join(f"{name} {len(tokenizer[name])} ".encode() + tokenizer[name] for name in sorted(tokenizer))
+    )
     named = {"name": Path(os.path.abspath(config.tokenizer)).name, "sha256": digest.hexdigest()}
     return {"format": VERSION, **kept, "tokenizer": named, "inputs": inputs}
 
@@ -151,7 +152,9 @@ def _is_built(output: Path, identity: Mapping[str, Any]) -> bool:
         _check_same(read_manifest(output).get("build", {}), identity, f"{output} was built")
         return True
     if any(output.iterdir()):
-        raise UserError(f"--output={output} holds something else than prepared episodes; give a folder that is not there yet")
+        raise UserError(
+            f"--output={output} holds something else than prepared episodes; give a folder that is not there yet"
+        )
     return False
 
 
@@ -159,7 +162,9 @@ def _check_same(stored: Mapping[str, Any], wanted: Mapping[str, Any], what: str)
     old, new = flatten(stored), flatten(wanted)
     differing = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     if differing:
-        shown = "; ".join(f"{key} ({old.get(key, 'absent')} there, {new.get(key, 'absent')} now)" for key in differing[:6])
+        shown = "; ".join(
+            f"{key} ({old.get(key, 'absent')} there, {new.get(key, 'absent')} now)" for key in differing[:6]
+        )
         more = f" and {len(differing) - 6} more" if len(differing) > 6 else ""
         raise UserError(f"{what} by another configuration: {shown}{more}; give another --output or remove that folder")
 
@@ -250,7 +255,12 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     logging.set_verbosity(logging.INFO)
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
 
 
 # --- which episodes go where ---
@@ -306,17 +316,15 @@ class _Rows:
 def _check_leaks(tasks: Mapping[str, Stage], chosen: Chosen, config: BuildConfig) -> list[overlap.Clash]:
     clashes: list[overlap.Clash] = []
     for split in (EVAL, TEST):
-        clashes += overlap.find_clashes(
-            lambda: _episodes(tasks, chosen[TRAIN]), _episodes(tasks, chosen[split])
-        )
+        clashes += overlap.find_clashes(lambda: _episodes(tasks, chosen[TRAIN]), _episodes(tasks, chosen[split]))
     if clashes and not config.allow_leaks:
         lines = [f"  {c.kind} {c.text!r:.200} of {c.train} is in {c.held_out}" for c in clashes[:_SHOWN_CLASHES]]
         print(*lines, sep="\n", file=sys.stderr)
         counted = ", ".join(f"{name} {count}" for name, count in overlap.count_clashes(clashes).items())
         raise UserError(
             f"{len(clashes)} times training and held-out episodes share text ({counted}), first: {clashes[0].kind} "
-            f"{clashes[0].text!r:.200} of {clashes[0].train} in {clashes[0].held_out}; leave one of these sources out, or "
-            "record the overlap by --allow_leaks"
+            f"{clashes[0].text!r:.200} of {clashes[0].train} in {clashes[0].held_out}; leave one of these sources out, "
+            "or record the overlap by --allow_leaks"
         )
     return clashes
 

@@ -11,7 +11,7 @@ from memalpha_jax.errors import UserError
 from memalpha_jax.rewards import metrics
 from memalpha_jax.rewards.reader import Reader, ReaderQuery
 
-SOURCES = ("squad", "hotpotqa")
+WORLD_KNOWLEDGE = ("squad", "hotpotqa")
 """The sources whose questions are about the world, so that a language model may know the answer."""
 
 
@@ -22,7 +22,9 @@ def load_reader(name: str) -> Reader:
     """
     module, colon, function = name.partition(":")
     if not (module and colon and function):
-        raise UserError(f"the reader {name!r} must be written MODULE:FUNCTION; the function takes nothing, gives a Reader")
+        raise UserError(
+            f"the reader {name!r} must be written MODULE:FUNCTION; the function takes nothing, gives a Reader"
+        )
     try:
         make: Callable[[], Reader] = getattr(importlib.import_module(module), function)
         reader = make()

@@ -145,7 +145,8 @@ def find_clashes(train: Episodes, held_out: Iterable[Episode]) -> list[Clash]:
 
     Of a training episode the chunks with gold evidence count, of a held-out one all of its text.
     """
-    asked, names, grams, owners = {}, [], [], []
+    asked: dict[str, int] = {}
+    names, grams, owners = [], [], []
     for number, episode in enumerate(train()):
         names.append(_name(episode))
         for key in question_keys(episode):
@@ -187,7 +188,5 @@ def _name(episode: Episode) -> str:
 
 def count_clashes(clashes: Sequence[Clash]) -> dict[str, int]:
     """How many there are by kind and pair of sources, "question: nlu in nlu" and the like, in order of name."""
-    pairs = (
-        f"{clash.kind}: {clash.train.split('/')[0]} in {clash.held_out.split('/')[0]}" for clash in clashes
-    )
+    pairs = (f"{clash.kind}: {clash.train.split('/')[0]} in {clash.held_out.split('/')[0]}" for clash in clashes)
     return dict(sorted(Counter(pairs).items()))

@@ -59,7 +59,7 @@ def write_prepared(folder: Path, splits: Mapping[str, Rows], shard_mb: int) -> N
         min_shard_size=shard_mb * megabyte // 2,  # so that some power of two of shards always lies between
         try_download_gcs=False,
     )
-    # Without a terminal the bars would be a line each; TFDS prints on stdout where it works, which is not where it ends.
+    # Without a terminal the bars would fill pages. What TFDS prints on stdout names a folder that is moved afterwards.
     (tfds.enable_progress_bar if sys.stderr.isatty() else tfds.disable_progress_bar)()
     try:
         with contextlib.redirect_stdout(io.StringIO()):

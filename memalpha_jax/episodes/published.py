@@ -14,17 +14,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from memalpha_jax.episodes.chunkers import chunk_text
+from memalpha_jax.episodes.chunkers import Chunker, CountTokens, Unit, sample_chunker, sentence_chunker
 from memalpha_jax.episodes.episode import Episode, Question, validate
 from memalpha_jax.episodes.official import field, typed
 from memalpha_jax.episodes.source import EVALUATION, TRAINING, BuildOptions, Paths, Published, Source
+from memalpha_jax.episodes.wrapping import DOCUMENTS, READING, SAMPLES, Style, Wrapper
 from memalpha_jax.errors import UserError
 
 HUB_IDS = {
@@ -37,7 +39,7 @@ _ROWS_AT_ONCE = 16  # a row of MemoryAgentBench may hold megabytes
 _MEMALPHA_COLUMNS = ("instance_id", "chunks", "questions_and_answers", "data_source", "metadata")
 _BENCH_COLUMNS = ("context", "questions", "answers", "metadata")
 _CHUNK_TOKENS = 2048
-_SAMPLE_CHUNK_TOKENS = 1024  # of labelled samples (icl_*), which are one per line or paragraph
+_SAMPLE_CHUNK_TOKENS = 1024
 
 
 def read_parquet(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[dict[str, Any], str]]:
@@ -96,7 +98,9 @@ def _metadata(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _question(record: Any, where: str) -> Question:
     answer = typed(record, dict, where).get("answer")
     if isinstance(answer, list):
-        golds: str | tuple[str, ...] = tuple(_text_or_number(one, f"{where}.answer[{i}]") for i, one in enumerate(answer))
+        golds: str | tuple[str, ...] = tuple(
+            _text_or_number(one, f"{where}.answer[{i}]") for i, one in enumerate(answer)
+        )
     else:
         golds = _text_or_number(answer, f"{where}.answer")
     return Question(field(record, "question", str, where), golds)
@@ -114,26 +118,45 @@ def _validated(episode: Episode, where: str) -> Episode:
 
 
 def load_memory_agent_bench(path: Path, options: BuildOptions) -> Iterator[Episode]:
-    """The episodes of one file of `ai-hyz/MemoryAgentBench`, contexts cut by sentences into chunks of 2,048 tokens.
+    """The episodes of one file of `ai-hyz/MemoryAgentBench`, cut and wrapped as the sources themselves are.
 
-    Labelled samples (sources `icl_*`) are cut between lines into chunks of 1,024. The gold of a summary is its list of
-    key points where there is one. UserError names file, row and field.
+    Text is cut by sentences into chunks of 2,048 tokens, labelled samples (sources `icl_*`: paragraphs, or lines where
+    there are no paragraphs) stay whole in chunks of 1,024. The gold of a summary is its list of key points where there
+    is one. UserError names file, row and field.
     """
-    for row, where in read_parquet(path, _BENCH_COLUMNS):
+    for number, (row, where) in enumerate(read_parquet(path, _BENCH_COLUMNS), 1):
         metadata = typed(row["metadata"], dict, f"{where}, field 'metadata'")
         source = field(metadata, "source", str, f"{where}, field 'metadata'")
-        limit = _SAMPLE_CHUNK_TOKENS if source.startswith("icl_") else _CHUNK_TOKENS
-        limit = options.chunk_tokens or limit
-        chunks = chunk_text(field(row, "context", str, where), limit, options.count_tokens)
-        number = re.sub(r"\D", "", where.rsplit(" ", 1)[1])
         episode = Episode(
             instance_id=f"{path.name.split('-')[0]}-{number}",
             data_source=source,
-            chunks=tuple(chunks),
+            chunks=_bench_chunks(field(row, "context", str, where), source, options, number),
             questions=tuple(_bench_questions(row, metadata, where)),
-            metadata={"source": source},
         )
         yield _validated(episode, where)
+
+
+def _bench_chunks(context: str, source: str, options: BuildOptions, number: int) -> tuple[str, ...]:
+    if source.startswith("longmemeval"):  # a dialogue already
+        limit = options.chunk_tokens or _CHUNK_TOKENS
+        return tuple(chunk.text for chunk in sentence_chunker(limit, options.count_tokens)([Unit(context)]))
+    samples = source.startswith("icl_")
+    wrapper = Wrapper(_style(source), options.count_tokens)
+    limit = options.chunk_tokens or (_SAMPLE_CHUNK_TOKENS if samples else _CHUNK_TOKENS)
+    cut: Callable[[int, CountTokens], Chunker] = sample_chunker if samples else sentence_chunker
+    parts = [context]
+    if samples:
+        parts = re.split(r"\n[^\S\n]*\n", context)
+        parts = parts if len(parts) > 1 else context.splitlines()
+    chunks = cut(limit, wrapper.count_tokens)([Unit(part) for part in parts])
+    rng = np.random.default_rng([options.seed, number])
+    return tuple(wrapped.text for wrapped in wrapper.wrap([chunk.text for chunk in chunks], rng))
+
+
+def _style(source: str) -> Style:
+    if source.startswith("icl_"):
+        return SAMPLES
+    return READING if source.startswith("infbench") else DOCUMENTS
 
 
 def _bench_questions(row: Mapping[str, Any], metadata: Mapping[str, Any], where: str) -> Iterator[Question]:
@@ -178,7 +201,7 @@ SOURCES = (
         name="memalpha_test",
         role=EVALUATION,
         competence="accurate retrieval",
-        files={"episodes": ("test/*.parquet", "test*.parquet")},
+        files={"episodes": ("test/*.parquet", "test*.parquet", "Memalpha-Memoryagentbench*.parquet")},
         where="https://huggingface.co/datasets/YuWangX/Memalpha-Memoryagentbench",
         licence="none stated; those of its sources",
         load=_load_memalpha,

@@ -11,21 +11,9 @@ from memalpha_jax.episodes import locomo, published, squad
 from memalpha_jax.episodes.episode import Episode
 from memalpha_jax.episodes.locomo import load_locomo
 from memalpha_jax.episodes.source import EVALUATION, TRAINING, BuildOptions, Paths, Published, Source
-from memalpha_jax.episodes.squad import load_squad
 from memalpha_jax.errors import UserError
 
 ROLES = (TRAINING, EVALUATION)
-
-
-def _squad(paths: Paths, options: BuildOptions) -> Iterator[Episode]:
-    yield from load_squad(
-        paths["questions"],
-        chunk_tokens=options.chunk_tokens or 2048,
-        chunks_per_episode=options.chunks or 10,
-        count_tokens=options.count_tokens,
-        seed=options.seed,
-        min_questions=30,
-    )
 
 
 def _locomo(paths: Paths, options: BuildOptions) -> Iterator[Episode]:
@@ -35,16 +23,6 @@ def _locomo(paths: Paths, options: BuildOptions) -> Iterator[Episode]:
 
 
 _SOURCES = (
-    Source(
-        name="squad",
-        role=TRAINING,
-        competence="accurate retrieval",
-        files={"questions": ("train-v1.1.json", "train-v2.0.json", "dev-v1.1*.json", "dev-v2.0.json")},
-        where="https://rajpurkar.github.io/SQuAD-explorer",
-        licence="CC BY-SA 4.0",
-        load=_squad,
-        published=Published(chunks=10.0, chunk_tokens=1078, questions=95.5),
-    ),
     Source(
         name="locomo",
         role=EVALUATION,
@@ -75,7 +53,7 @@ def select(names: Sequence[str]) -> tuple[Source, ...]:
 
     UserError for a name that is unknown, with those that are known.
     """
-    chosen = set()
+    chosen: set[str] = set()
     for name in names:
         found = [source for source in all_sources() if name in (source.name, key(source))]
         if not found:
@@ -95,7 +73,7 @@ def find_files(source: Source, raw: str | os.PathLike[str]) -> dict[str, Path]:
     """
     raw = Path(raw)
     if not raw.is_dir():
-        raise UserError(f"--raw={raw} is not a folder; give the one that holds the official files, as --list names them")
+        raise UserError(f"--raw={raw} is not a folder; give the one that holds the official files; --list names them")
     folder = raw / source.name if (raw / source.name).is_dir() else raw
     present = _files_below(folder)
     found: dict[str, Path] = {}
@@ -123,10 +101,12 @@ def _files_below(folder: Path) -> list[str]:
 
 
 def _matching(present: Sequence[str], pattern: str) -> list[str]:
-    """Relative paths that match in full, or whose last parts do; those nearer to the folder first, plain before gzip."""
+    """Relative paths that match in full, or by their last parts; nearest to the folder first, plain before gzip."""
 
     def matches(path: str) -> bool:
-        return any(fnmatch.fnmatchcase(path, p) or fnmatch.fnmatchcase(path, f"*/{p}") for p in (pattern, f"{pattern}.gz"))
+        return any(
+            fnmatch.fnmatchcase(path, p) or fnmatch.fnmatchcase(path, f"*/{p}") for p in (pattern, f"{pattern}.gz")
+        )
 
     return sorted(filter(matches, present), key=lambda path: (path.count(os.sep), path.endswith(".gz"), path))
 

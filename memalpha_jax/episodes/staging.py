@@ -75,8 +75,9 @@ def stage(task: Stage) -> None:
     counts = {"read": 0, "without_scoring_rule": 0, "questions_known_closed_book": 0, "emptied_by_closed_book": 0}
     partial = task.records_file.with_suffix(f".{os.getpid()}.tmp")
     with disk_errors(f"cannot write {partial}"), open(partial, "w", encoding="utf-8") as file:
-        shown = tqdm(_episodes(source, task.files, options), task.source, position=task.place, unit=" episodes",
-                     disable=None)
+        shown = tqdm(
+            _episodes(source, task.files, options), task.source, position=task.place, unit=" episodes", disable=None
+        )
         for episode in _kept(shown, task.closed_book_reader, counts):
             chunk_tokens = [options.count_tokens(chunk) for chunk in episode.chunks]
             file.write(to_record(episode, chunk_tokens) + "\n")
@@ -105,7 +106,7 @@ def _kept(episodes: Iterator[Episode], reader_name: str, counts: dict[str, int])
         if metrics.find_source(episode.data_source) is None:
             counts["without_scoring_rule"] += 1
             continue
-        if reader and metrics.find_source(episode.data_source) in closed_book.SOURCES:
+        if reader and metrics.find_source(episode.data_source) in closed_book.WORLD_KNOWLEDGE:
             before = len(episode.questions)
             episode = closed_book.without_known(episode, reader)
             counts["questions_known_closed_book"] += before - len(episode.questions)

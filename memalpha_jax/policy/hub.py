@@ -68,8 +68,8 @@ def fetch_files(name: str, patterns: Sequence[str], what: str, repo_type: str = 
         folder = Path(snapshot_download(name, repo_type=repo_type, allow_patterns=list(patterns)))
     except Exception as error:  # the client raises its own, the transport's and the system's errors
         raise UserError(
-            f"{what} of the Hugging Face {repo_type} {name} could not be fetched ({_first_line(error)}); check the name "
-            "and the network, or fetch the files where there is one and give the path of their folder"
+            f"{what} of the Hugging Face {repo_type} {name} could not be fetched ({_first_line(error)}); check the "
+            "name and the network, or fetch the files where there is one and give the path of their folder"
         ) from error
     if not any(path.is_file() for path in folder.rglob("*")):
         raise UserError(f"the Hugging Face {repo_type} {name} has none of {', '.join(patterns)}")
