@@ -12,7 +12,6 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from memalpha_jax.episodes import prepared
-from memalpha_jax.errors import UserError
 
 NAME = "memalpha"
 Rows = Iterable[tuple[str, str]]
@@ -47,7 +46,7 @@ def write_prepared(folder: Path, splits: Mapping[str, Rows], shard_mb: int) -> N
     `folder` must not be a final name: it is there before it is complete.
 
     Raises:
-      UserError: two episodes of a split have one key; OSError: the disk is full, not writable and the like.
+      OSError: the disk is full, not writable and the like; the writer of array_record raises RuntimeError.
     """
     made = folder.with_name(f"{folder.name}.tfds")
     for old in (folder, made):
@@ -61,10 +60,7 @@ def write_prepared(folder: Path, splits: Mapping[str, Rows], shard_mb: int) -> N
     )
     # Without a terminal the bars would fill pages. What TFDS prints on stdout names a folder that is moved afterwards.
     (tfds.enable_progress_bar if sys.stderr.isatty() else tfds.disable_progress_bar)()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare(download_dir=made / "downloads", download_config=config)
-    except tfds.core.DuplicatedKeysError as error:
-        raise UserError(f"two episodes of a split have the same key: {error}") from error
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(download_dir=made / "downloads", download_config=config)
     Path(builder.data_dir).rename(folder)
     shutil.rmtree(made)
