@@ -254,6 +254,7 @@ def _end_with_parent() -> None:
     """A worker whose parent was killed would otherwise wait for work for ever."""
     parent = multiprocessing.parent_process()
     assert parent is not None
+    logging.use_absl_handler()
     logging.set_verbosity(logging.INFO)
     threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
 
@@ -337,7 +338,7 @@ def _array_record_errors(folder: Path) -> Iterator[None]:
     """What the writer of array_record files raises when the disk fails it."""
     try:
         yield
-    except (RuntimeError, ValueError, SystemError) as error:
+    except RuntimeError as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
         raise UserError(
             f"cannot write {folder}: {reason}; make room or permission there and run the same command again"

@@ -132,9 +132,7 @@ def _load(paths: Paths, options: BuildOptions, task: str) -> Iterator[Episode]:
         return load_rows(paths["rows"], task, options)
     for name in ("facts", "questions"):
         if name not in paths:
-            raise UserError(
-                f"{task} needs the benchmark's file, or text files of facts and questions; no {name}"
-            )
+            raise UserError(f"{task} needs the benchmark's file, or text files of facts and questions; no {name}")
     return load_text(paths["facts"], paths["questions"], task, options)
 
 

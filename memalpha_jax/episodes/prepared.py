@@ -15,6 +15,7 @@ from typing import Any, overload
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 
 from memalpha_jax.episodes.episode import Episode, episode_from_json, episode_to_json
 from memalpha_jax.episodes.official import read_json, typed
@@ -83,12 +84,16 @@ class PreparedEpisodes(Sequence[Episode]):
 
 @contextlib.contextmanager
 def _reading(folder: Path) -> Iterator[None]:
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)  # TFDS tells of every folder that it opens
     try:
         yield
     # The readers raise the system's errors, their own and those of damaged protos, few with a common base.
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"the prepared episodes in {folder} cannot be read ({reason}); build them again") from error
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def load_prepared(folder: str | os.PathLike[str], split: str) -> PreparedEpisodes:

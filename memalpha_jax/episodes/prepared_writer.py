@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import tensorflow_datasets as tfds
+from absl import logging
 
 from memalpha_jax.episodes import prepared
 
@@ -58,9 +59,14 @@ def write_prepared(folder: Path, splits: Mapping[str, Rows], shard_mb: int) -> N
         min_shard_size=shard_mb * megabyte // 2,  # so that some power of two of shards always lies between
         try_download_gcs=False,
     )
-    # Without a terminal the bars would fill pages. What TFDS prints on stdout names a folder that is moved afterwards.
+    # Without a terminal the bars would fill pages. What TFDS says names a folder that is moved afterwards.
     (tfds.enable_progress_bar if sys.stderr.isatty() else tfds.disable_progress_bar)()
-    with contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(download_dir=made / "downloads", download_config=config)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(download_dir=made / "downloads", download_config=config)
+    finally:
+        logging.set_verbosity(verbosity)
     Path(builder.data_dir).rename(folder)
     shutil.rmtree(made)

@@ -7,39 +7,62 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from memalpha_jax.episodes import locomo, published, squad
-from memalpha_jax.episodes.episode import Episode
-from memalpha_jax.episodes.locomo import load_locomo
-from memalpha_jax.episodes.source import EVALUATION, TRAINING, BuildOptions, Paths, Published, Source
+from memalpha_jax.episodes import (
+    banking77,
+    booksum,
+    clinic150,
+    eventqa,
+    factconsolidation,
+    hotpotqa,
+    infbench_sum,
+    locomo,
+    longmemeval,
+    msc,
+    musique,
+    nlu,
+    perltqa,
+    published,
+    pubmed_rct,
+    ruler_qa1,
+    ruler_qa2,
+    squad,
+    squality,
+    trec,
+)
+from memalpha_jax.episodes.source import EVALUATION, TRAINING, Published, Source
 from memalpha_jax.errors import UserError
 
 ROLES = (TRAINING, EVALUATION)
 
 
-def _locomo(paths: Paths, options: BuildOptions) -> Iterator[Episode]:
-    yield from load_locomo(
-        paths["conversations"], chunk_tokens=options.chunk_tokens or 2048, count_tokens=options.count_tokens
-    )
-
-
-_SOURCES = (
-    Source(
-        name="locomo",
-        role=EVALUATION,
-        competence="accurate retrieval",
-        files={"conversations": ("locomo10.json", "locomo*.json")},
-        where="https://github.com/snap-research/locomo",
-        licence="CC BY-NC 4.0",
-        load=_locomo,
-        published=Published(episodes=10),
-    ),
+_MODULES = (
+    banking77,
+    booksum,
+    clinic150,
+    eventqa,
+    factconsolidation,
+    hotpotqa,
+    infbench_sum,
+    locomo,
+    longmemeval,
+    msc,
+    musique,
+    nlu,
+    perltqa,
+    published,
+    pubmed_rct,
+    ruler_qa1,
+    ruler_qa2,
+    squad,
+    squality,
+    trec,
 )
-_MODULES = (squad, locomo, published)
+"""Every module with `SOURCES`."""
 
 
 def all_sources() -> tuple[Source, ...]:
     """Every source, training sources first, by name; no two have both name and role in common."""
-    listed = [source for module in _MODULES for source in getattr(module, "SOURCES", ())] + list(_SOURCES)
+    listed = [source for module in _MODULES for source in module.SOURCES]
     return tuple(sorted(listed, key=lambda source: (ROLES.index(source.role), source.name)))
 
 

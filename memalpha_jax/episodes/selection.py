@@ -14,19 +14,19 @@ def _rng(seed: int, what: str, name: str) -> np.random.Generator:
 
 
 def hold_out(group_of: Sequence[int] | np.ndarray, share: float, seed: int, name: str) -> np.ndarray:
-    """bool [episodes]: those kept back, whole groups, drawn at random, at most `share` of all (at least one).
+    """bool [episodes]: those kept back, whole groups, drawn at random, about `share` of all and of two at least one.
 
-    Groups are taken in random order while they fit, so that fewer are kept back where the groups are large: none if all
-    episodes are one group.
+    Groups are taken in random order wherever that brings the number nearer to what is wanted, so it may be missed where
+    groups are large: nothing is kept back if all episodes are one group.
     """
     group_of = np.asarray(group_of)
     held = np.zeros(len(group_of), bool)
-    room = max(1, round(share * len(group_of))) if share and len(group_of) > 1 else 0
+    missing = max(1, round(share * len(group_of))) if share and len(group_of) > 1 else 0
     numbers, sizes = np.unique(group_of, return_counts=True)
     for i in _rng(seed, "held out", name).permutation(len(numbers)):
-        if sizes[i] <= room and sizes[i] < len(group_of):
+        if abs(missing - int(sizes[i])) < missing and sizes[i] < len(group_of):
             held |= group_of == numbers[i]
-            room -= sizes[i]
+            missing -= int(sizes[i])
     return held
 
 

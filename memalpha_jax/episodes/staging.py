@@ -88,7 +88,7 @@ def stage(task: Stage) -> None:
     with disk_errors(f"cannot write {task.records_file}"):
         os.replace(partial, task.records_file)
     atomic_write(task.counts_file, json.dumps(counts))
-    logging.info("%s: %d episodes", task.source, counts["read"])
+    logging.info("%s: %d episodes read", task.source, counts["read"])
 
 
 def _episodes(source: Source, files: Mapping[str, Path], options: BuildOptions) -> Iterator[Episode]:
