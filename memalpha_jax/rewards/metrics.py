@@ -83,7 +83,7 @@ def _label(text: str) -> str:
 
 
 def _keywords_found(answer: str, gold: Gold, published: bool) -> float:
-    """booksum, infbench_sum: share of the gold keywords that occur in the lower-cased answer."""
+    """booksum, infbench_sum, squality: share of the gold keywords that occur in the lower-cased answer."""
     place, wanted = answer.lower(), keywords(gold)
     return sum(word in place for word in wanted) / len(wanted)
 
@@ -146,6 +146,7 @@ _RULES: dict[str, _Rule | None] = {  # None: graded by an LLM judge
     "clinic150": _boxed_integer,
     "booksum": _keywords_found,
     "infbench_sum": _keywords_found,
+    "squality": _keywords_found,  # it stands in for the two above; its own papers report ROUGE
     "longmemeval": None,
     "lme_train": None,
     "locomo": _token_f1,
@@ -153,6 +154,7 @@ _RULES: dict[str, _Rule | None] = {  # None: graded by an LLM judge
     "musique": _token_f1,
     # "eventqa_recall" of MemoryAgentBench's scorer (HUST-AI-HYZ/MemoryAgentBench, utils/eval_other_utils.py).
     "eventqa": _all_golds_inside,
+    "msc": None,  # MemGPT's deep memory retrieval, arXiv 2310.08560, section 3.1: accuracy by an LLM judge
     "generated": _one_value,
 }
 KNOWN_SOURCES = tuple(_RULES)
