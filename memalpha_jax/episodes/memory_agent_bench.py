@@ -10,9 +10,11 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from memalpha_jax.episodes.official import field, read_records, typed
+from memalpha_jax.episodes.published import read_parquet
 from memalpha_jax.errors import UserError
 
 PARQUET_MARK = b"PAR1"
@@ -36,7 +38,7 @@ def read_rows(path: str | os.PathLike[str], task: str) -> Iterator[BenchmarkRow]
     """
     seen: dict[str, None] = {}
     found = False
-    for record, where in _parquet(path) if _is_parquet(path) else read_records(path):
+    for record, where in read_parquet(Path(path), COLUMNS) if _is_parquet(path) else read_records(path):
         source = field(field(record, "metadata", dict, where), "source", str, f"{where}, field 'metadata'")
         seen[source] = None
         if source == task or source.startswith(f"{task}_"):
@@ -68,22 +70,3 @@ def _is_parquet(path: str | os.PathLike[str]) -> bool:
             return file.read(len(PARQUET_MARK)) == PARQUET_MARK
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from None
-
-
-def _parquet(path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Any], str]]:
-    # Only here: it is slow to import, and most sources do without it.
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(path) as file:
-            missing = {name.split(".")[0] for name in COLUMNS} - set(file.schema_arrow.names)
-            if missing:
-                raise UserError(f"{path}: no column {min(missing)!r} in {file.schema_arrow.names}")
-            number = 0
-            for batch in file.iter_batches(batch_size=1, columns=list(COLUMNS)):
-                for record in batch.to_pylist():
-                    yield record, f"{path}, row {number}"
-                    number += 1
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path} is not a readable parquet file: {error}") from None

@@ -45,11 +45,12 @@ _SAMPLE_CHUNK_TOKENS = 1024
 def read_parquet(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[dict[str, Any], str]]:
     """Every row of a parquet file, cut to `columns`, with its place, "FILE, row N", counting from 1.
 
+    A column "a.b" is the field b of the struct a, and alone is read of it.
     UserError for a file that is no parquet or damaged, a missing column, and a file without rows.
     """
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            missing = [name for name in columns if name not in file.schema_arrow.names]
+            missing = [name for name in columns if name.split(".")[0] not in file.schema_arrow.names]
             if missing:
                 raise UserError(f"{path}: no column {missing[0]!r} in {file.schema_arrow.names}")
             number = 0
