@@ -1,10 +1,10 @@
 """EventQA: a whole novel, and which of six events happens next after those that a question tells.
 
-Files: MemoryAgentBench's `Accurate_Retrieval` parquet file, or the same rows as JSON; MIT, the five novels are in the
-public domain; see `memory_agent_bench` for the place and the columns. Rows: `eventqa_full` (five novels of 390,000 to
-530,000 tokens) and the same five cut to their first tokens, `eventqa_65536` and `eventqa_131072`, with 100 questions
-each. A question lists the events so far and six candidates; its gold is the text of the true one, retold, so it stands
-nowhere in the novel, and the file does not say where its evidence is: questions have none here.
+Files: MemoryAgentBench's `Accurate_Retrieval` parquet file, or the same rows as JSON; see `memory_agent_bench` for the
+place and the columns; MIT, but the novels have rights of their own. Rows: `eventqa_full`, five novels of about half a
+million tokens, and the first tokens of the same five, `eventqa_65536` and `eventqa_131072`; 15 episodes with 100
+questions each. A question lists the events so far and six candidates; its gold is the text of the true one, in the
+benchmark's words, not the novel's, and the file does not say where its evidence is: questions have none here.
 
 The paper that we reproduce leaves it out. A novel is cut like its other long books, at sentences, to 2,048 tokens, as
 dated reading events; MemoryAgentBench itself feeds 4,096 (`chunk_tokens`).
@@ -57,7 +57,7 @@ SOURCES = (
         competence="accurate retrieval",
         files={"rows": ("Accurate_Retrieval*.parquet", "eventqa*.jsonl", "eventqa*.json")},
         where="https://huggingface.co/datasets/ai-hyz/MemoryAgentBench",
-        licence="MIT; the novels are in the public domain",
+        licence="MIT; the novels have rights of their own",
         load=_load,
         published=Published(episodes=15, questions=100),
     ),

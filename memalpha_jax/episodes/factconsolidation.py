@@ -23,7 +23,7 @@ import functools
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -69,7 +69,22 @@ def _episode(name: str, task: str, context: str, asked: Asked, where: str, optio
     units = [Unit(heading)] if heading else []
     units += [Unit(f"{number}. {text}", number) for number, text in facts]
     wrapper = Wrapper(DOCUMENTS, options.count_tokens)
-    chunks = sample_chunker(options.chunk_tokens or CHUNK_TOKENS, wrapper.count_tokens)(units)
+    try:
+        chunks = sample_chunker(options.chunk_tokens or CHUNK_TOKENS, wrapper.count_tokens)(units)
+        return validate(_asked(name, task, chunks, facts, asked, wrapper, options))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _asked(
+    name: str,
+    task: str,
+    chunks: Sequence[Chunk],
+    facts: Sequence[tuple[int, str]],
+    asked: Asked,
+    wrapper: Wrapper,
+    options: BuildOptions,
+) -> Episode:
     kind = "single_hop" if task == SINGLE_HOP else "multi_hop"
     questions = tuple(
         Question(question, golds, kind, _chunk_of(_stated(facts, question, golds, task), chunks))
@@ -77,15 +92,13 @@ def _episode(name: str, task: str, context: str, asked: Asked, where: str, optio
     )
     rng = np.random.default_rng((options.seed, zlib.crc32(name.encode("utf-8", "surrogatepass"))))
     texts = tuple(wrapped.text for wrapped in wrapper.wrap([chunk.text for chunk in chunks], rng))
-    try:
-        return validate(Episode(name, task, texts, questions, {"facts": len(facts)}))
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+    return Episode(name, task, texts, questions, {"facts": len(facts)})
 
 
 def _read_facts(context: str, where: str) -> tuple[str, list[tuple[int, str]]]:
     """The line above the facts, if any, and every fact with its number; the numbers rise."""
-    heading, facts = "", list[tuple[int, str]]()
+    heading = ""
+    facts: list[tuple[int, str]] = []
     for n, line in enumerate(context.split("\n"), 1):
         line = line.strip()
         if not line:
@@ -138,10 +151,6 @@ def _load(paths: Paths, options: BuildOptions, task: str) -> Iterator[Episode]:
     return load_text(paths["facts"], paths["questions"], task, options)
 
 
-def _loader(task: str) -> Callable[[Paths, BuildOptions], Iterator[Episode]]:
-    return functools.partial(_load, task=task)
-
-
 SOURCES = tuple(
     Source(
         name=task,
@@ -154,7 +163,7 @@ SOURCES = tuple(
         },
         where="https://huggingface.co/datasets/ai-hyz/MemoryAgentBench",
         licence="MIT",
-        load=_loader(task),
+        load=functools.partial(_load, task=task),
         published=Published(episodes=4, questions=100),
         optional=frozenset({"rows", "facts", "questions"}),
     )
