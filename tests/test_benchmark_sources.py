@@ -204,7 +204,7 @@ def test_unreadable_rows_are_explained(tmp_path):
         with pytest.raises(UserError, match=message):
             list(load_eventqa(path, options()))
     write_parquet(path, [{"context": "x", "questions": ["q"], "answers": [["a"]]}])
-    with pytest.raises(UserError, match="bad: no column 'metadata.source'"):
+    with pytest.raises(UserError, match=r"bad: no column 'metadata\.source'"):
         list(load_eventqa(path, options()))
     write_lines(path, fact_rows())
     with pytest.raises(UserError, match="bad has no row of eventqa, only of factconsolidation_mh_6k, "):

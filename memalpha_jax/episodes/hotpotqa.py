@@ -8,9 +8,9 @@ Files: https://hotpotqa.github.io, `hotpot_train_v1.1.json` (90,447 questions) o
 - that of the IRCoT samples: `question_id`, `question_text`, `answers_objects` [{`spans`: [text, ..]}, ..],
   `contexts` [{`title`, `paragraph_text`, `is_supporting`}, ..].
 
-An episode closes at about 10,000 tokens of supporting articles. With Qwen's tokens that takes about 45 questions, so 500
-questions make 11 episodes and the training set about 2,000. The published mean is 17 questions, counted after its
-closed-book filter, which is not applied here.
+An episode closes at about 10,000 tokens of supporting articles. With Qwen's tokens that takes about 45 questions, so
+500 questions make 11 episodes and the training set about 2,000. The published mean is 17 questions; the closed-book
+filter, which takes questions out, is not applied here.
 """
 
 from __future__ import annotations
