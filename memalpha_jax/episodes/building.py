@@ -153,7 +153,7 @@ def _is_built(output: Path, identity: Mapping[str, Any]) -> bool:
         return True
     if any(output.iterdir()):
         raise UserError(
-            f"--output={output} holds something else than prepared episodes; give a folder that is not there yet"
+            f"--output={output} holds other things than prepared episodes; give a folder that is new or empty"
         )
     return False
 
@@ -171,7 +171,7 @@ def _check_same(stored: Mapping[str, Any], wanted: Mapping[str, Any], what: str)
 
 @contextlib.contextmanager
 def _partial_folder(partial: Path, identity: Mapping[str, Any]) -> Iterator[None]:
-    """Makes the working folder, or takes that of an interrupted build of the same configuration and code."""
+    """Makes the working folder, or takes that of an interrupted build; empty if that was of something else."""
     known = partial / BUILD_FILE
     with disk_errors(f"cannot create {partial}"):
         partial.mkdir(parents=True, exist_ok=True)
@@ -179,9 +179,8 @@ def _partial_folder(partial: Path, identity: Mapping[str, Any]) -> Iterator[None
         wanted = {"build": identity, "git_revision": git_revision()}
         if known.exists():
             stored = json.loads(known.read_bytes())
-            _check_same(stored["build"], identity, f"{partial} was begun")
             if stored != wanted:
-                logging.info("%s was begun by another revision of the program: starting anew", partial)
+                logging.info("%s was begun by another configuration or revision of the program: starting anew", partial)
                 _empty(partial)
         elif any(path.name not in (".lock",) and not path.name.endswith(".tmp") for path in partial.iterdir()):
             raise UserError(f"{partial} holds something else than an interrupted build; move it away")
