@@ -544,9 +544,57 @@ def test_known_questions_are_left_out(raw, tokenizer, tmp_path, monkeypatch):
 
 def test_readers_are_named_by_module_and_function():
     assert closed_book.load_reader("memalpha_jax.rewards.reader:ExtractiveReader").answer([]) == []
-    for name in ("ExtractiveReader", "no.module:make", "memalpha_jax.rewards.reader:none", "builtins:dict"):
+    for name in ("ExtractiveReader", "no.module:make", "memalpha_jax.rewards.reader:none", "builtins:dict", "os:sep"):
         with pytest.raises(UserError, match=f"the reader '{name}'"):
             closed_book.load_reader(name)
+
+
+def longest_words(summary: str, text: str, limit: int) -> list[str]:
+    return sorted({word for word in summary.split() if word in text.split()}, key=len)[-limit:]
+
+
+@pytest.mark.parametrize("extractor", ["", f"{__name__}:longest_words"])
+def test_the_gold_of_a_summary_comes_from_the_extractor_that_the_manifest_names(extractor, tokenizer, tmp_path):
+    rng = np.random.default_rng(3)
+    story = {"metadata": {"passage_id": "1"}, "document": " ".join(sentence(rng) for _ in range(9))}
+    asked = {"question_text": "What is the plot?", "responses": [{"response_text": story["document"][:60]}]}
+    line = json.dumps({**story, "questions": [asked]})
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "v1.3_dev.jsonl").write_text(line)
+    (tmp_path / "raw" / "dev.jsonl").write_text(line)
+    config = settings_of(tmp_path / "raw", tmp_path / "out", tokenizer, sources=("squality",))
+    manifest = build(dataclasses.replace(config, keyword_extractor=extractor))
+    named = manifest["sources"]["squality:evaluation"]["keywords"]
+    assert named == (extractor or building.OFFLINE_KEYWORDS)
+    (one,) = load_prepared(tmp_path / "out", "test")
+    assert set(one.questions[0].answer) <= {word.lower().strip(".") for word in story["document"].split()} | set(
+        story["document"].split()
+    )
+
+
+def test_the_hub_is_asked_for_published_sets_alone(raw, tokenizer, tmp_path, monkeypatch):
+    rows = {
+        "context": ["Some text."],
+        "questions": [["a?"]],
+        "answers": [[["x"]]],
+        "metadata": [{"source": "ruler_qa1"}],
+    }
+    asked = []
+
+    def fetch(name, patterns, what, repo_type):
+        asked.append((name, repo_type))
+        (tmp_path / "hub" / "data").mkdir(parents=True)
+        pyarrow.parquet.write_table(
+            pyarrow.table(rows), tmp_path / "hub" / "data" / "Accurate_Retrieval-0-of-1.parquet"
+        )
+        return tmp_path / "hub"
+
+    monkeypatch.setattr(building.hub, "fetch_files", fetch)
+    config = settings_of(raw, tmp_path / "out", tokenizer, sources=("memoryagentbench", "locomo"), hub=True)
+    assert build(config)["episodes"]["test"] == 3
+    assert asked == [("ai-hyz/MemoryAgentBench", "dataset")]
+    with pytest.raises(UserError, match="source 'memoryagentbench' needs a file"):
+        build(dataclasses.replace(config, hub=False))
 
 
 # --- published sets ---
