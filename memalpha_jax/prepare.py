@@ -146,6 +146,15 @@ def define_flags() -> None:
         "MODULE:FUNCTION, which returns a reader (memalpha_jax/rewards/reader.py); the squad and hotpotqa questions "
         "that it answers without the text are left out. Without it none are.",
     )
+    flags.DEFINE_string(
+        "keyword_extractor",
+        "",
+        "MODULE:FUNCTION, (summary, text, limit) -> keywords: another one for the gold of summaries than "
+        "memalpha_jax/episodes/keywords.py, which needs no model.",
+    )
+    flags.DEFINE_boolean(
+        "hub", False, "Take published parquet sets that are not below --raw from the Hugging Face hub."
+    )
     flags.DEFINE_boolean(
         "allow_leaks",
         False,

@@ -26,17 +26,20 @@ import numpy as np
 from absl import logging
 
 from memalpha_jax.config import flatten
-from memalpha_jax.episodes import overlap, registry, selection
+from memalpha_jax.episodes import overlap, published, registry, selection
 from memalpha_jax.episodes.episode import Episode, episode_from_json
 from memalpha_jax.episodes.prepared import EVAL, MANIFEST, SPLITS, TEST, TRAIN, VERSION, PreparedEpisodes, read_manifest
 from memalpha_jax.episodes.prepared_writer import write_prepared
-from memalpha_jax.episodes.source import TRAINING, Source
+from memalpha_jax.episodes.source import COMPETENCES, TRAINING, Source
 from memalpha_jax.episodes.staging import Stage, stage, staged_counts, staged_episodes, staged_lines
 from memalpha_jax.errors import UserError
+from memalpha_jax.policy import hub
 from memalpha_jax.policy.tokenizer_files import load_tokenizer
 from memalpha_jax.workdir import Workdir, atomic_write, disk_errors, exclusive
 
 BUILD_FILE = "build.json"
+SUMMARIES = COMPETENCES[2]
+OFFLINE_KEYWORDS = "memalpha_jax.episodes.keywords:extract_keywords (log-likelihood ratio, no model)"
 _SHOWN_CLASHES = 5
 _RECORDED_CLASHES = 20
 
@@ -55,6 +58,8 @@ class BuildConfig:
       shard_mb: size of the array_record files in MiB, at most.
       closed_book_reader: MODULE:FUNCTION of a reader; the squad and hotpotqa questions that it answers without the text
         are left out.
+      keyword_extractor: MODULE:FUNCTION, another one for the gold of summaries; empty for ours, which needs no model.
+      hub: take published sets that are not below `raw` from the Hugging Face hub.
       allow_leaks: split at random and only record what training and held-out episodes share.
     """
 
@@ -71,6 +76,8 @@ class BuildConfig:
     stream_tokens: int = 0
     shard_mb: int = 64
     closed_book_reader: str = ""
+    keyword_extractor: str = ""
+    hub: bool = False
     allow_leaks: bool = False
 
     def __post_init__(self) -> None:
@@ -92,7 +99,7 @@ def build(config: BuildConfig) -> dict[str, Any]:
         something else made, or the disk. Nothing is left under the final name.
     """
     sources = registry.select(config.sources)
-    files = {registry.key(source): registry.find_files(source, config.raw) for source in sources}
+    files = {registry.key(source): _files(source, config) for source in sources}
     identity = _identity(config, files)
     output = Path(os.path.abspath(config.output))
     partial = output.with_name(f"{output.name}.partial")
@@ -117,13 +124,24 @@ def build(config: BuildConfig) -> dict[str, Any]:
     return manifest
 
 
+def _files(source: Source, config: BuildConfig) -> dict[str, Path]:
+    name = published.HUB_IDS.get(source.name)
+    if not (config.hub and name):
+        return registry.find_files(source, config.raw)
+    try:
+        return registry.find_files(source, config.raw)
+    except UserError:
+        patterns = [f"*{pattern}" for patterns in source.files.values() for pattern in patterns]
+        return registry.find_files(source, hub.fetch_files(name, patterns, "the parquet files", "dataset"))
+
+
 # --- what a build is, and whether it was done ---
 
 
 def _identity(config: BuildConfig, files: Mapping[str, Mapping[str, Path]]) -> dict[str, Any]:
     """All that the result depends on; no paths, since the same files elsewhere give the same result."""
     kept = dataclasses.asdict(config)
-    for name in ("raw", "output", "workers", "sources", "tokenizer"):
+    for name in ("raw", "output", "workers", "sources", "tokenizer", "hub"):
         del kept[name]
     tokenizer = load_tokenizer(config.tokenizer).files()
     inputs = {source: {name: _file_identity(path) for name, path in found.items()} for source, found in files.items()}
@@ -153,7 +171,7 @@ def _is_built(output: Path, identity: Mapping[str, Any]) -> bool:
         return True
     if any(output.iterdir()):
         raise UserError(
-            f"--output={output} holds something else than prepared episodes; give a folder that is not there yet"
+            f"--output={output} holds other things than prepared episodes; give a folder that is new or empty"
         )
     return False
 
@@ -171,7 +189,7 @@ def _check_same(stored: Mapping[str, Any], wanted: Mapping[str, Any], what: str)
 
 @contextlib.contextmanager
 def _partial_folder(partial: Path, identity: Mapping[str, Any]) -> Iterator[None]:
-    """Makes the working folder, or takes that of an interrupted build of the same configuration and code."""
+    """Makes the working folder, or takes that of an interrupted build; empty if that was of something else."""
     known = partial / BUILD_FILE
     with disk_errors(f"cannot create {partial}"):
         partial.mkdir(parents=True, exist_ok=True)
@@ -179,9 +197,8 @@ def _partial_folder(partial: Path, identity: Mapping[str, Any]) -> Iterator[None
         wanted = {"build": identity, "git_revision": git_revision()}
         if known.exists():
             stored = json.loads(known.read_bytes())
-            _check_same(stored["build"], identity, f"{partial} was begun")
             if stored != wanted:
-                logging.info("%s was begun by another revision of the program: starting anew", partial)
+                logging.info("%s was begun by another configuration or revision of the program: starting anew", partial)
                 _empty(partial)
         elif any(path.name not in (".lock",) and not path.name.endswith(".tmp") for path in partial.iterdir()):
             raise UserError(f"{partial} holds something else than an interrupted build; move it away")
@@ -225,6 +242,7 @@ def _stages(config: BuildConfig, files: Mapping[str, Mapping[str, Path]], partia
             config.stream_tokens,
             config.tokenizer,
             config.closed_book_reader,
+            config.keyword_extractor,
         )
         for place, (source, found) in enumerate(files.items())
     }
@@ -365,6 +383,7 @@ def _manifest(
     leaks: Sequence[overlap.Clash],
 ) -> dict[str, Any]:
     described = {}
+    keywords = identity["keyword_extractor"] or OFFLINE_KEYWORDS
     for source in sources:
         key = registry.key(source)
         described[key] = {
@@ -372,6 +391,7 @@ def _manifest(
             "where": source.where,
             "licence": source.licence,
             "published": dataclasses.asdict(source.published),
+            **({"keywords": keywords} if source.competence == SUMMARIES else {}),
             **staged_counts(tasks[key]),
             **{split: _statistics(tasks, {key: c[key]}) for split, c in chosen.items() if len(c.get(key, ()))},
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import shutil
 import sys
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 from absl import logging
+from tensorflow_datasets.core.utils import shard_utils
 
 from memalpha_jax.episodes import prepared
 
 NAME = "memalpha"
+MIB = 1 << 20
 Rows = Iterable[tuple[str, str]]
 """The episodes of a split: a key that is unique there, and the text made by `prepared.to_record`."""
 
@@ -41,6 +44,25 @@ class MemalphaBuilder(tfds.core.GeneratorBasedBuilder):
         return ((key, {prepared.FIELD: record}) for key, record in rows)
 
 
+@dataclasses.dataclass(eq=True, frozen=True)
+class _Sharding(shard_utils.ShardConfig):
+    """As many shards as are needed for `shard_bytes` each. TFDS itself does not heed a size that it is given."""
+
+    shard_bytes: int = 0
+
+    def get_number_shards(self, total_size: int, num_examples: int, uses_precise_sharding: bool = True) -> int:
+        del uses_precise_sharding  # there is always exactly this number
+        return min(num_examples, -(-total_size // self.shard_bytes))
+
+
+@dataclasses.dataclass
+class _Config(tfds.download.DownloadConfig):
+    shard_bytes: int = 0
+
+    def get_shard_config(self) -> shard_utils.ShardConfig:
+        return _Sharding(shard_bytes=self.shard_bytes)
+
+
 def write_prepared(folder: Path, splits: Mapping[str, Rows], shard_mb: int) -> None:
     """Writes `folder` anew: array_record shards of at most about `shard_mb` MiB per split, and TFDS' descriptions.
 
@@ -52,13 +74,8 @@ def write_prepared(folder: Path, splits: Mapping[str, Rows], shard_mb: int) -> N
     made = folder.with_name(f"{folder.name}.tfds")
     for old in (folder, made):
         shutil.rmtree(old, ignore_errors=True)
-    megabyte = 1 << 20
     builder = MemalphaBuilder(splits, data_dir=made)
-    config = tfds.download.DownloadConfig(
-        max_shard_size=shard_mb * megabyte,
-        min_shard_size=shard_mb * megabyte // 2,  # so that some power of two of shards always lies between
-        try_download_gcs=False,
-    )
+    config = _Config(shard_bytes=shard_mb * MIB, try_download_gcs=False)
     # Without a terminal the bars would fill pages. What TFDS says names a folder that is moved afterwards.
     (tfds.enable_progress_bar if sys.stderr.isatty() else tfds.disable_progress_bar)()
     verbosity = logging.get_verbosity()

@@ -217,6 +217,6 @@ SOURCES = (
         licence="MIT; those of its sources",
         load=_load_memory_agent_bench,
         published=Published(episodes=146),
-        optional=frozenset(name.lower() for name in _BENCH_FILES[1:]),
+        optional=frozenset(name.lower() for name in _BENCH_FILES),
     ),
 )

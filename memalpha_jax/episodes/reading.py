@@ -12,8 +12,7 @@ import numpy as np
 
 from memalpha_jax.episodes.chunkers import Unit, sentence_chunker
 from memalpha_jax.episodes.episode import Episode, Question, validate
-from memalpha_jax.episodes.keywords import extract_keywords
-from memalpha_jax.episodes.source import BuildOptions
+from memalpha_jax.episodes.source import BuildOptions, KeywordExtractor
 from memalpha_jax.episodes.wrapping import READING, Wrapper
 
 CHUNK_TOKENS = 2048
@@ -57,7 +56,7 @@ def reading_episode(
     everywhere = tuple(range(len(wrapped)))
     questions, summaries = [], {}
     for one in asked:
-        gold = _keywords(one, text)
+        gold = _keywords(one, text, options.extract_keywords)
         if gold:
             # Not str.format: a question from a file may hold braces.
             question = one.question.replace("{first}", str(wrapped[0].date)).replace("{last}", str(wrapped[-1].date))
@@ -69,7 +68,7 @@ def reading_episode(
     return validate(Episode(name, source, tuple(part.text for part in wrapped), tuple(questions), about))
 
 
-def _keywords(asked: Asked, text: str) -> tuple[str, ...]:
+def _keywords(asked: Asked, text: str, extract_keywords: KeywordExtractor) -> tuple[str, ...]:
     question = asked.question.lower()
     found = extract_keywords(asked.summary, text, 2 * MAX_KEYWORDS)
     return tuple(word for word in found if word.lower() not in question)[:MAX_KEYWORDS]

@@ -100,15 +100,23 @@ def find_files(source: Source, raw: str | os.PathLike[str]) -> dict[str, Path]:
     folder = raw / source.name if (raw / source.name).is_dir() else raw
     present = _files_below(folder)
     found: dict[str, Path] = {}
+    # Where every file is optional, each is enough by itself; then at least one has to be there.
+    needed = set(source.files) - source.optional
     for name, patterns in source.files.items():
         matches = [path for pattern in patterns for path in _matching(present, pattern)]
         if matches:
             found[name] = folder / matches[0]
-        elif name not in source.optional:
+        elif name in needed:
             raise UserError(
                 f"source {source.name!r} needs its file {name!r}, and there is no {' or '.join(patterns)} (or the same "
                 f"with .gz) below {folder}; it is published at {source.where}"
             )
+    if not found:
+        wanted = " or ".join(pattern for patterns in source.files.values() for pattern in patterns)
+        raise UserError(
+            f"source {source.name!r} needs a file, and there is no {wanted} (or the same with .gz) below {folder}; it "
+            f"is published at {source.where}"
+        )
     return found
 
 

@@ -24,7 +24,7 @@ def hold_out(group_of: Sequence[int] | np.ndarray, share: float, seed: int, name
     missing = max(1, round(share * len(group_of))) if share and len(group_of) > 1 else 0
     numbers, sizes = np.unique(group_of, return_counts=True)
     for i in _rng(seed, "held out", name).permutation(len(numbers)):
-        if abs(missing - int(sizes[i])) < missing and sizes[i] < len(group_of):
+        if abs(missing - int(sizes[i])) < missing and held.sum() + sizes[i] < len(group_of):
             held |= group_of == numbers[i]
             missing -= int(sizes[i])
     return held

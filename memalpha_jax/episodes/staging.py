@@ -30,6 +30,7 @@ class Stage:
       source: NAME:ROLE. files: what it reads. folder: where the result goes. place: of its progress bar.
       seed, chunk_tokens, chunks, stream_tokens: of `BuildOptions`. tokenizer: its folder.
       closed_book_reader: MODULE:FUNCTION of the reader for the closed-book filter; empty for none.
+      keyword_extractor: MODULE:FUNCTION of another `BuildOptions.extract_keywords`; empty for ours.
     """
 
     source: str
@@ -42,6 +43,7 @@ class Stage:
     stream_tokens: int
     tokenizer: str
     closed_book_reader: str = ""
+    keyword_extractor: str = ""
 
     @property
     def records_file(self) -> Path:
@@ -72,6 +74,9 @@ def stage(task: Stage) -> None:
         chunks=task.chunks,
         stream_tokens=task.stream_tokens,
     )
+    if task.keyword_extractor:
+        extractor = closed_book.load_function(task.keyword_extractor, "the keyword extractor")
+        options = dataclasses.replace(options, extract_keywords=extractor)
     counts = {"read": 0, "without_scoring_rule": 0, "questions_known_closed_book": 0, "emptied_by_closed_book": 0}
     partial = task.records_file.with_suffix(f".{os.getpid()}.tmp")
     with disk_errors(f"cannot write {partial}"), open(partial, "w", encoding="utf-8") as file:
