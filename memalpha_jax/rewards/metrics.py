@@ -143,7 +143,10 @@ _RULES: dict[str, _Rule | None] = {  # None: graded by an LLM judge
     "longmemeval": None,
     "lme_train": None,
     "locomo": _token_f1,
-    "generated": _one_value,
+    "generated_rules": _boxed_integer,
+    "generated_summary": _keywords_found,
+    "generated_totals": _one_value,
+    "generated": _one_value,  # and every other generated_*
 }
 KNOWN_SOURCES = tuple(_RULES)
 
