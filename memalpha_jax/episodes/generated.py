@@ -170,7 +170,7 @@ def generate_episode(config: WorldConfig, split: str, index: int, *, chunks: int
             data_source=DATA_SOURCE,
             chunks=tuple("\n".join(line.text for line in chunk) for chunk in lines),
             questions=tuple(_question(world, lines, position) for position in sorted(asked)),
-            metadata={"split": split, "sentences": [[_to_json(line) for line in chunk] for chunk in lines]},
+            metadata={"split": split, "sentences": [[sentence_to_json(line) for line in chunk] for chunk in lines]},
         )
     )
 
@@ -188,7 +188,10 @@ def has_sentences(episode: Episode) -> bool:
 
 
 def sentences(episode: Episode) -> list[list[Sentence]]:
-    """The sentence records of a generated episode, per chunk in text order."""
+    """The sentence records of a generated episode, per chunk in text order.
+
+    In the long world (`long_world.py`) they are not lines of the chunk but what a perfect writer stores after it.
+    """
     return [[_from_json(record) for record in chunk] for chunk in episode.metadata["sentences"]]
 
 
@@ -336,7 +339,8 @@ def _question(world: _World, lines: list[list[Sentence]], position: tuple[int, i
     return Question(world.questions[position], line.value, kind, evidence=(position[0],))
 
 
-def _to_json(line: Sentence) -> dict:
+def sentence_to_json(line: Sentence) -> dict:
+    """The record that `sentences` reads."""
     record = dataclasses.asdict(line)
     for field in ("corrects", "corrected_by"):
         record[field] = record[field] and list(record[field])

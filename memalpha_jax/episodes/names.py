@@ -2,7 +2,7 @@
 evaluation.
 
 A model that has learnt to copy syllables can write a name that it never saw; one that has learnt names by
-heart cannot. First syllables end in a vowel; last ones are consonant, vowel, consonant, their closing letters
+heart cannot. Family names are for the long world alone. In the other kinds first syllables end in a vowel; last ones are consonant, vowel, consonant, their closing letters
 (n r s t x) never their opening ones. So no syllable holds a pair of letters that also meets at a seam, and a
 BPE can learn where the seam is.
 """
@@ -27,6 +27,13 @@ _SYLLABLES = {
         "ba bi da di fa fo ga go ha ho ka ko la le ma mo no nu pa po ra ro sa so",
         "dor dex bix gen zux kix vut zus hes jon gex jat het ler wir vos bax len kox pes wus min mir fux",
     ),
+    "family": (
+        "Ab Ack Ald Am Arv Bal Bel Bir Bor Cal Cor Dal Dor Ed El Er Fal Fen Gal Gor Hal Hol Il Ing Jar Kal Kor Lam Lin "
+        "Mal Mor Nal Nor Ol Or Pal Per Ral Ror Sal Sel Tal Tor Ul Val Wal Yal Zel",
+        "aby acre afell agard aham akin alow amond and anby ark arrow aske avon aylor eby eden edge elay elby elm enby "
+        "ended enson erby esk ett eville ibald iden ilby imore ingham inton irby isk iston ivel obald oby oden ogard "
+        "olby omond orby orden ottle uby",
+    ),
 }
 
 
@@ -38,7 +45,7 @@ def held_out(name: str) -> bool:
 
 
 def syllables(kind: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """First and last syllables (24 each) of a kind: "person", "place" or "thing"."""
+    """First and last syllables of a kind: "person", "place" or "thing" (24 each), or "family" (48, and 48 ends)."""
     first, last = _SYLLABLES[kind]
     return tuple(first.split()), tuple(last.split())
 

@@ -155,7 +155,10 @@ _RULES: dict[str, _Rule | None] = {  # None: graded by an LLM judge
     # "eventqa_recall" of MemoryAgentBench's scorer (HUST-AI-HYZ/MemoryAgentBench, utils/eval_other_utils.py).
     "eventqa": _all_golds_inside,
     "msc": None,  # MemGPT's deep memory retrieval, arXiv 2310.08560, section 3.1: accuracy by an LLM judge
-    "generated": _one_value,
+    "generated_rules": _boxed_integer,
+    "generated_summary": _keywords_found,
+    "generated_totals": _one_value,
+    "generated": _one_value,  # and every other generated_*
 }
 KNOWN_SOURCES = tuple(_RULES)
 
