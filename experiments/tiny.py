@@ -38,8 +38,8 @@ def get_config():
     config.memory.items = 32
     config.memory.arena_tokens = 512
     config.memory.shown_items = 0
-    config.memory.similar_items = 6
-    config.rollout.prompt_tokens = 120
+    config.memory.similar_items = 8
+    config.rollout.prompt_tokens = 144
     config.rollout.reply_tokens = 38
     config.rollout.max_calls = 4
     config.rollout.template = "compact"
@@ -71,6 +71,6 @@ def get_config():
     config.grpo.optimizer.b2 = 0.98
 
     # The table is made of other held-out episodes than the curve, on which settings were chosen.
-    config.evaluation.first = 7000
+    config.evaluation.first = 8000
     config.evaluation.episodes = 64
     return config

@@ -35,7 +35,7 @@ from memalpha_jax.policy.tokenizer import Tokenizer
 from memalpha_jax.rewards.metrics import score
 from memalpha_jax.rewards.reader import Reader, ReaderQuery
 from memalpha_jax.rollout.rollout import Engine, trajectory_keys
-from memalpha_jax.rollout.scripted import View, Writer, fit_reply
+from memalpha_jax.rollout.scripted import Writer, script_replies
 from memalpha_jax.rollout.steps import StepRecord, Steps
 from memalpha_jax.tools.calls import CallBatch, CallKind, Status
 
@@ -122,20 +122,13 @@ class PolicyWriter:
         """The memories that a scripted writer makes of generated episodes; it is shown no prompt."""
         data = tokenize_for(self.engine, self.tokenizer, episodes)
         N, T, _ = data.chunk_BTC.shape
-        R, wire = self.engine.rollout.reply_tokens, self.engine.rollout.wire
         rngs = [np.random.default_rng([self.seed, n]) for n in range(N)]
         lines = [sentences(episode) for episode in episodes]
         memory, steps = roomy_memory(self.engine, data), []
         for t in range(T):
             memory = grow_for_reply(memory, self.engine)
-            reply_NR, length_N = np.zeros((N, R), np.int32), np.zeros(N, np.int32)
-            for n, state in enumerate(unstack(memory)):
-                if t < len(lines[n]):
-                    items = [(item, self.tokenizer.decode(item.tokens)) for item in memory_items(state)]
-                    calls = writer(View(lines[n][t], items, "", self.engine.tables.item, lines[n]), rngs[n])
-                    reply = fit_reply(calls, self.tokenizer, wire, R)
-                    reply_NR[n, : len(reply)], length_N[n] = reply, len(reply)
-            parsed, _ = self.engine.parser(reply_NR, length_N)
+            replies = script_replies(self.engine, self.tokenizer, writer, rngs, lines, memory, t)
+            parsed, _ = self.engine.parser(*replies)
             memory, statuses_NK = self.steps.apply(memory, parsed, np.int32(t))
             steps.append((parsed, np.asarray(statuses_NK)))
         return written_memories(self.tokenizer, episodes, data, memory, steps)

@@ -27,25 +27,25 @@ CHANGES: dict[str, Any] = {
 }
 COUNTED = """
 import dataclasses, json, os, signal
-from memalpha_jax import distributed, integrity, train
+from memalpha_jax import distributed, integrity, train, trainer
 from memalpha_jax.command_line import define_flags
 from memalpha_jax.errors import run_main
 from memalpha_jax.policy import sharding
 from memalpha_jax.rollout import collect
 
 asked, drawn, scored = [], [], []
-class Counted(train.ClockedParser):
+class Counted(trainer.ClockedParser):
     def __call__(self, reply_NR, length_N):
         asked.append(len(length_N))
         return super().__call__(reply_NR, length_N)
-train.ClockedParser = Counted
+trainer.ClockedParser = Counted
 tokenize = collect.tokenize_episodes
 def tokenize_episodes(episodes, *args, **kwargs):
     if "episode_indices" in kwargs:
         drawn.append(list(map(int, kwargs["episode_indices"])))
     return tokenize(episodes, *args, **kwargs)
 collect.tokenize_episodes = tokenize_episodes
-score = train.Scorer.score
+score = trainer.Scorer.score
 def counted(self, trajectory, episodes_N, *args):
     scored.append(len(episodes_N))
     if "TERMINATED" in os.environ:
@@ -54,7 +54,7 @@ def counted(self, trajectory, episodes_N, *args):
     # So young a policy is hardly ever paid; here it is for odd tokens, so that there is something to learn.
     total_NT = rewards.total_NT + rewards.chunk_mask_NT * (sharding.own_part(trajectory.reply_NTR) % 2).mean(axis=-1)
     return dataclasses.replace(rewards, total_NT=total_NT.astype("float32")), *others
-train.Scorer.score = counted
+trainer.Scorer.score = counted
 if "KILLED" in os.environ:  # when a checkpoint is written and not yet sealed
     integrity.seal = lambda *args: os.kill(os.getpid(), signal.SIGKILL)
 define_flags()

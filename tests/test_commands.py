@@ -15,7 +15,7 @@ from memalpha_jax.config import build, flatten
 from memalpha_jax.errors import UserError
 from memalpha_jax.experiment import Config, default_config
 from memalpha_jax.metrics_log import read_metrics
-from memalpha_jax.train import COST_STEP
+from memalpha_jax.trainer import COST_STEP
 
 PRINT_CONFIG = """
 import json

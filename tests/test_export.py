@@ -28,7 +28,7 @@ from memalpha_jax.policy import hugging_face
 from memalpha_jax.policy.config import PROJECTIONS, LoraConfig, PolicyConfig, YarnConfig
 from memalpha_jax.policy.hugging_face import load_params, tensors
 from memalpha_jax.policy.hugging_face_config import read_config
-from memalpha_jax.policy.lora import is_adapter, merge_lora
+from memalpha_jax.policy.lora import fingerprint, is_adapter, merge_lora
 from memalpha_jax.policy.model import Qwen3, parameter_shapes
 from memalpha_jax.policy.policy import Policy
 from memalpha_jax.policy.tokenizer import SentencePieceTokenizer
@@ -189,11 +189,11 @@ def tokenizer() -> SentencePieceTokenizer:
     return SentencePieceTokenizer.train(texts, 320, call_frames("qwen_agent"))
 
 
-def save_run(root: Path, tokenizer: SentencePieceTokenizer, keep=lambda name: True, **policy) -> dict:
+def save_run(root: Path, tokenizer: SentencePieceTokenizer, keep=lambda name: True, meta=None, **policy) -> dict:
     """A workdir with two checkpoints; returns the parameters of the last."""
     config = build(Config, {**RUN, "policy": {**RUN["policy"], **policy}})
     sizes = dataclasses.replace(config.policy, vocab_size=tokenizer.vocab_size)
-    meta = {"config": to_dict(config), "tokenizer": tokenizer.files()}
+    meta = {"config": to_dict(config), "tokenizer": tokenizer.files(), **(meta or {})}
     with Checkpoints(root / "checkpoints") as checkpoints:
         for step in (1, 2):
             params = {name: value for name, value in policy_of(sizes, step).params.items() if keep(name)}
@@ -261,6 +261,23 @@ def test_a_checkpoint_of_adapters_is_put_on_its_base(workdir, tokenizer, tmp_pat
     save_run(tmp_path / "gone", tokenizer, is_adapter, lora=lora, path=str(tmp_path / "absent"))
     with pytest.raises(UserError, match=r"adapters of .*absent, which cannot be read"):
         load_policy(tmp_path / "gone")
+    hf.save(hf.random_model(hidden_size=48), tmp_path / "absent")  # another model in its place
+    with pytest.raises(UserError, match=r"absent, which is another model now: its width is 48 and was \d+"):
+        load_policy(tmp_path / "gone")
+
+
+def test_adapters_are_not_put_on_another_base(workdir, tokenizer, tmp_path):
+    root, base = workdir
+    options = {"lora": {"rank": 2, "alpha": 8.0}, "path": str(root)}
+    # What they were trained on is known whether it was held in single precision or half of it.
+    held = {name: value.astype(jnp.bfloat16) for name, value in base.items()}
+    save_run(tmp_path / "right", tokenizer, is_adapter, {"base": fingerprint(held)}, **options)
+    load_policy(tmp_path / "right")
+    load_policy(tmp_path / "right", dtype="bfloat16")
+    changed = {**base, "q": base["q"].at[0, 0, 0].add(0.1)}
+    save_run(tmp_path / "wrong", tokenizer, is_adapter, {"base": fingerprint(changed)}, **options)
+    with pytest.raises(UserError, match="adapters of another model"):
+        load_policy(tmp_path / "wrong")
 
 
 def test_a_folder_is_converted_as_it_is_stored(tmp_path):

@@ -23,7 +23,7 @@ from memalpha_jax.policy.optimizer import OptimizerConfig, make_optimizer
 from memalpha_jax.policy.sampling import SamplingConfig
 from memalpha_jax.rollout.trajectory import Trajectory
 from memalpha_jax.tools.calls import empty_call_batch
-from memalpha_jax.train import split_params
+from memalpha_jax.trainer import split_params
 
 POLICY = dataclasses.replace(SIZES, layers=1)
 N, T, P, R, K = 8, 2, 7, 6, 3

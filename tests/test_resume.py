@@ -17,7 +17,7 @@ from memalpha_jax.metrics_log import read_metrics
 
 COMMAND = """
 import os, signal
-from memalpha_jax import integrity, train, warmstart
+from memalpha_jax import integrity, train, trainer, warmstart
 from memalpha_jax.command_line import define_flags
 from memalpha_jax.errors import run_main
 warmstart.SAVE_EVERY = 2
@@ -36,7 +36,7 @@ RUN = "\ndefine_flags()\nrun_main({}.main)\n"
 # A checkpoint is written and not yet sealed when `seal` is called, in the background.
 IN_FIRST_SAVE = "integrity.seal = die_at(1, integrity.seal)"
 IN_SECOND_SAVE = "integrity.seal = die_at(2, integrity.seal)"
-AT_THE_START = "train.load_episodes = die"
+AT_THE_START = "trainer.load_episodes = die"
 AFTER_STEP_3 = "train.log_step = die_at(3, train.log_step)"
 
 

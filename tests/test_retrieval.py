@@ -99,10 +99,10 @@ def test_scores_on_the_device_equal_rank_bm25_over_pairs_of_tokens():
 
 
 def best_rows(documents: list[list[int]], query: list[int], k: int) -> list[int]:
-    """`similar_items` as a loop: passages of 8 terms, 4 apart; each one's best item before all others."""
+    """`similar_items` as a loop: passages of 6 terms, 3 apart; each one's best item before all others."""
     words = terms(query)
     index = BM25Okapi([terms(document) for document in documents])
-    parts = [index.get_scores(words[at : at + 8]) for at in range(0, max(1, len(words)), 4)]
+    parts = [index.get_scores(words[at : at + 6]) for at in range(0, max(1, len(words)), 3)]
     leads = {int(np.argmax(part)) for part in parts}
     score = np.max(parts, axis=0)
     return sorted(range(len(documents)), key=lambda row: (row not in leads, -score[row], row))[:k]

@@ -8,7 +8,7 @@ import mini
 import numpy as np
 
 from memalpha_jax.policy.sharding import tree_shardings
-from memalpha_jax.train import Trainer
+from memalpha_jax.trainer import Trainer
 from memalpha_jax.workdir import Workdir
 
 ON_EIGHT_DEVICES = {"mesh.fsdp": 4, "grpo.group": 4, "grpo.block_rows": 0, "run.trace_every": 0}

@@ -31,7 +31,7 @@ from memalpha_jax.policy.config import PolicyConfig
 from memalpha_jax.policy.policy import Policy
 from memalpha_jax.policy.tokenizer import SentencePieceTokenizer
 from memalpha_jax.rollout.rollout import RolloutConfig
-from memalpha_jax.train import COST_STEP, Trainer
+from memalpha_jax.trainer import COST_STEP, Trainer
 from memalpha_jax.warmstart import train_tokenizer
 from memalpha_jax.workdir import Workdir
 

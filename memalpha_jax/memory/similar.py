@@ -23,8 +23,8 @@ SORT_KEYS = 2**32 - 1
 NO_TOKEN = jnp.iinfo(jnp.int32).max
 
 
-PASSAGE_TOKENS = 8
-MOST_PASSAGES = 16
+PASSAGE_TOKENS = 6
+MOST_PASSAGES = 24
 
 
 class Postings(NamedTuple):
@@ -72,7 +72,7 @@ def pairs(tokens: jax.Array, lengths: jax.Array) -> jax.Array:
 
 
 def passages(chunk_C: jax.Array, chunk_len: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Overlapping passages [W, size] of a chunk and their lengths: 8 tokens each, longer for long chunks.
+    """Overlapping passages [W, size] of a chunk and their lengths: 6 tokens each, longer for long chunks.
 
     Each starts in the middle of the one before, so that a sentence of half a passage lies whole in one. They depend
     on the chunk alone, not on how far it is padded.

@@ -1,7 +1,8 @@
-"""Adapters taken into the weights they adapt."""
+"""Adapters taken into the weights they adapt, and which weights those are."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import jax
@@ -32,6 +33,22 @@ def merge_lora(params: Mapping[str, jax.Array], lora: LoraConfig) -> dict[str, j
 def is_adapter(name: str) -> bool:
     """Whether a parameter is one half of an adapter."""
     return name.endswith(("_lora_a", "_lora_b"))
+
+
+def fingerprint(params: Mapping[str, jax.Array]) -> str:
+    """Tells the weights of one model from those of another, in whatever dtype and shards they are held.
+
+    A checkpoint of adapters keeps that of their base, which is read from elsewhere.
+    """
+    sums = {name: (value.shape, *map(int, _sums(value))) for name, value in sorted(params.items())}
+    return hashlib.sha256(str(sums).encode()).hexdigest()[:16]
+
+
+@jax.jit
+def _sums(value: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of the bits in bfloat16, and of their squares, modulo 2**32: integers, so the order does not matter."""
+    bits = jax.lax.bitcast_convert_type(value.astype(jnp.bfloat16), jnp.uint16).astype(jnp.uint32)
+    return bits.sum(dtype=jnp.uint32), (bits * bits).sum(dtype=jnp.uint32)
 
 
 @jax.jit

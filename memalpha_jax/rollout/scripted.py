@@ -22,6 +22,7 @@ from memalpha_jax.episodes.generated import Sentence, sentences
 from memalpha_jax.memory.state import (
     LISTS,
     MemoryItem,
+    MemoryState,
     MemoryType,
     empty_memory,
     memory_items,
@@ -30,7 +31,7 @@ from memalpha_jax.memory.state import (
 )
 from memalpha_jax.memory.template import ItemFormat
 from memalpha_jax.policy.tokenizer import Tokenizer
-from memalpha_jax.rollout.rollout import room_for
+from memalpha_jax.rollout.rollout import Engine, room_for
 from memalpha_jax.rollout.steps import Steps
 from memalpha_jax.rollout.trajectory import Trajectory
 from memalpha_jax.tools.calls import MEMORY_NAMES
@@ -158,6 +159,34 @@ def fit_reply(calls: Sequence[Call], tokenizer: Tokenizer, wire: str, limit: int
     return reply
 
 
+def script_replies(
+    engine: Engine,
+    tokenizer: Tokenizer,
+    writer: Writer,
+    rngs: Sequence[np.random.Generator],
+    lines: Sequence[Sequence[Sequence[Sentence]]],
+    memory: MemoryState,
+    t: int,
+    prompts: Sequence[str] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(int32 [N, R], int32 [N]): what `writer` replies to chunk t of N streams; nothing where there is no such chunk.
+
+    Args:
+      rngs: one per stream. lines: the sentences of each stream's chunks. memory: [N], before the chunk.
+      prompts: what each is shown; without them, nothing.
+    """
+    N, R = len(lines), engine.rollout.reply_tokens
+    reply_NR, reply_len_N = np.zeros((N, R), np.int32), np.zeros((N,), np.int32)
+    for n, state in enumerate(unstack(memory)):
+        if t >= len(lines[n]):
+            continue
+        items = [(item, tokenizer.decode(item.tokens)) for item in memory_items(state)]
+        view = View(lines[n][t], items, prompts[n] if prompts else "", engine.tables.item, lines[n])
+        reply = fit_reply(writer(view, rngs[n]), tokenizer, engine.rollout.wire, R)
+        reply_NR[n, : len(reply)], reply_len_N[n] = reply, len(reply)
+    return reply_NR, reply_len_N
+
+
 def scripted_rollout(
     steps: Steps,
     tokenizer: Tokenizer,
@@ -171,20 +200,14 @@ def scripted_rollout(
     N, T, _ = batch.chunk_BTC.shape
     R = engine.rollout.reply_tokens
     rngs = [np.random.default_rng([seed, int(e)]) for e in np.asarray(batch.episode_index_B)]
-    lines = [sentences(episode) for episode in episodes]
+    chunks = np.asarray(batch.num_chunks_B).tolist()
+    lines = [sentences(episode)[:n] for episode, n in zip(episodes, chunks, strict=True)]
     memory, records = empty_memory(room_for(engine.memory, engine.rollout, T), (N,)), []
     for t in range(T):
         prompt_NP, prompt_len_N = jax.device_get(steps.render(memory, batch.chunk_BTC[:, t], batch.chunk_len_BT[:, t]))
         active_N = t < np.asarray(batch.num_chunks_B)
-        reply_NR, reply_len_N = np.zeros((N, R), np.int32), np.zeros((N,), np.int32)
-        for n, state in enumerate(unstack(memory)):
-            if not active_N[n]:
-                continue
-            items = [(item, tokenizer.decode(item.tokens)) for item in memory_items(state)]
-            prompt = tokenizer.decode(prompt_NP[n, : prompt_len_N[n]].tolist())
-            calls = writer(View(lines[n][t], items, prompt, engine.tables.item, lines[n]), rngs[n])
-            reply = fit_reply(calls, tokenizer, engine.rollout.wire, R)
-            reply_NR[n, : len(reply)], reply_len_N[n] = reply, len(reply)
+        prompts = [tokenizer.decode(row[:length].tolist()) for row, length in zip(prompt_NP, prompt_len_N, strict=True)]
+        reply_NR, reply_len_N = script_replies(engine, tokenizer, writer, rngs, lines, memory, t, prompts)
         parsed, subaction_NR = engine.parser(reply_NR, reply_len_N)
         memory, statuses_NK = steps.apply(memory, parsed, np.int32(t))
         records.append(
