@@ -51,8 +51,8 @@ def counted(self, trajectory, episodes_N, *args):
     if "TERMINATED" in os.environ:
         os.kill(os.getpid(), signal.SIGTERM)
     rewards, *others = score(self, trajectory, episodes_N, *args)
-    # So young a policy is hardly ever paid; here it is for long replies, so that there is something to learn.
-    total_NT = rewards.total_NT + rewards.chunk_mask_NT * sharding.own_part(trajectory.reply_len_NT) / 24
+    # So young a policy is hardly ever paid; here it is for odd tokens, so that there is something to learn.
+    total_NT = rewards.total_NT + rewards.chunk_mask_NT * (sharding.own_part(trajectory.reply_NTR) % 2).mean(axis=-1)
     return dataclasses.replace(rewards, total_NT=total_NT.astype("float32")), *others
 trainer.Scorer.score = counted
 if "KILLED" in os.environ:  # when a checkpoint is written and not yet sealed
