@@ -252,13 +252,16 @@ def _notes(
 EPISODES = {TRAINING: 112, EVALUATION: 8}
 """Episodes of each kind that `prepare` builds: 112 leave 100 after a tenth is kept back."""
 LENGTHS = {TRAINING: (4_096, 8_192, 16_384), EVALUATION: (16_384, 65_536)}
-"""Tokens of these episodes, in turn, unless `stream_tokens` (or chunks and chunk_tokens) says otherwise."""
+"""Tokens of these episodes, in turn, unless `stream_tokens` or `chunks` says otherwise."""
 CHUNK_TOKENS = 2_048
+LONGEST_SENTENCE = 32
+"""About so many tokens at the end of a chunk may stay free."""
 
 
 def load_generated(kind: str, role: str, paths: Paths, options: BuildOptions) -> Iterator[Episode]:
     """Episodes of a kind without any file: names of the "train" split for training, of "eval" for evaluation."""
     chunk_tokens = options.chunk_tokens or CHUNK_TOKENS
+    wanted = options.stream_tokens or options.chunks * max(1, chunk_tokens - LONGEST_SENTENCE)
     for index in range(EPISODES[role]):
         tokens = LENGTHS[role][index % len(LENGTHS[role])]
         yield generate_long_episode(
@@ -266,7 +269,7 @@ def load_generated(kind: str, role: str, paths: Paths, options: BuildOptions) ->
             kind,
             "train" if role == TRAINING else "eval",
             index,
-            tokens=options.stream_tokens or options.chunks * chunk_tokens or tokens,
+            tokens=wanted or tokens,
             chunk_tokens=chunk_tokens,
             count_tokens=options.count_tokens,
             seed=options.seed,
