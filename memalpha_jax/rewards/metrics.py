@@ -132,6 +132,10 @@ _RULES: dict[str, _Rule | None] = {  # None: graded by an LLM judge
     "ruler": _normalised_gold_inside,
     "factconsolidation": _normalised_gold_inside,
     "perltqa": _parts_found,
+    # Before "generated", which stands for every other generated_*.
+    "generated_rules": _boxed_integer,
+    "generated_summary": _keywords_found,
+    "generated_totals": _one_value,
     "pubmed_rct": _boxed_integer,
     "nlu": _boxed_integer,
     "trec_coarse": _boxed_integer,
@@ -143,10 +147,7 @@ _RULES: dict[str, _Rule | None] = {  # None: graded by an LLM judge
     "longmemeval": None,
     "lme_train": None,
     "locomo": _token_f1,
-    "generated_rules": _boxed_integer,
-    "generated_summary": _keywords_found,
-    "generated_totals": _one_value,
-    "generated": _one_value,  # and every other generated_*
+    "generated": _one_value,
 }
 KNOWN_SOURCES = tuple(_RULES)
 
