@@ -173,15 +173,16 @@ def _threads(
     """Threads that fill `budget` tokens, and the tokens that they take."""
     if kind == "rules":
         return long_world_threads.rule_threads(cast, config, budget, cost)
-    threads, spent, failures, has_question = [], 0, 0, False
+    first = dataclasses.replace(config, revised_share=1.0)  # an episode needs something to ask about
+    threads, spent, failures = list[Thread](), 0, 0
     while failures < _FAILURES:
-        thread = _BUILDERS[kind](cast, config)
+        thread = _BUILDERS[kind](cast, config if threads else first)
         tokens = sum(cost(one.text) for one in thread.told)
-        if spent + tokens > budget or not (has_question or thread.questions):
+        if spent + tokens > budget:
             failures += 1
             continue
         threads.append(thread)
-        spent, failures, has_question = spent + tokens, 0, True
+        spent, failures = spent + tokens, 0
     if not threads:
         raise UserError(
             f"long world: {budget} tokens of statements have no room for one question of kind {kind!r}; make the "
