@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -97,7 +97,9 @@ class LongWorldConfig:
         if self.facts_per_person < 1:
             raise UserError(f"long world: facts_per_person is {self.facts_per_person}; it must be at least 1")
         if not self.hop_weights or min(self.hop_weights) < 0 or sum(self.hop_weights) <= 0:
-            raise UserError(f"long world: hop_weights are {self.hop_weights}; none may be negative, one must be above 0")
+            raise UserError(
+                f"long world: hop_weights are {self.hop_weights}; none may be negative, one must be above 0"
+            )
         for field, least, most in (("revisions", 1, 10), ("stops", 1, 20), ("changes", 1, 1000)):
             low, high = getattr(self, field)
             if not least <= low <= high <= most:
@@ -145,7 +147,7 @@ def generate_long_episode(
     noise = _noise(cast, tokens - spent, cost) if config.noise_share else []
     texts, places = _scattered(rng, threads, noise)
     chunks = unit_chunker(chunk_tokens, count_tokens)([Unit(text, key=i) for i, text in enumerate(texts)])
-    chunks_of: list[list[int]] = [[] for _ in texts]
+    chunks_of: dict[Hashable, list[int]] = {i: [] for i in range(len(texts))}
     for t, chunk in enumerate(chunks):
         for key in chunk.keys:
             chunks_of[key].append(t)
@@ -153,7 +155,7 @@ def generate_long_episode(
     questions = [
         dataclasses.replace(question, evidence=_evidence(threads[i], places[i], chunks_of)) for i, question in asked
     ]
-    notes = _notes(threads, places, {i: question for i, question in asked}, chunks_of, len(chunks))
+    notes = _notes(threads, places, dict(asked), chunks_of, len(chunks))
     return validate(
         Episode(
             instance_id=f"generated-{kind}-{split}-{tokens}-{seed}-{index}",
@@ -171,15 +173,16 @@ def _threads(
     """Threads that fill `budget` tokens, and the tokens that they take."""
     if kind == "rules":
         return long_world_threads.rule_threads(cast, config, budget, cost)
-    threads, spent, failures, has_question = [], 0, 0, False
+    first = dataclasses.replace(config, revised_share=1.0)  # an episode needs something to ask about
+    threads, spent, failures = list[Thread](), 0, 0
     while failures < _FAILURES:
-        thread = _BUILDERS[kind](cast, config)
+        thread = _BUILDERS[kind](cast, config if threads else first)
         tokens = sum(cost(one.text) for one in thread.told)
-        if spent + tokens > budget or not (has_question or thread.questions):
+        if spent + tokens > budget:
             failures += 1
             continue
         threads.append(thread)
-        spent, failures, has_question = spent + tokens, 0, True
+        spent, failures = spent + tokens, 0
     if not threads:
         raise UserError(
             f"long world: {budget} tokens of statements have no room for one question of kind {kind!r}; make the "
@@ -204,7 +207,11 @@ def _scattered(
     """All sentences in a random order that keeps the order within each thread, and the places of each thread."""
     order = iter(rng.permutation(sum(len(thread.told) for thread in threads) + len(noise)).tolist())
     places = [sorted(itertools.islice(order, len(thread.told))) for thread in threads]
-    at = {p: one.text for thread, own in zip(threads, places, strict=True) for p, one in zip(own, thread.told, strict=True)}
+    at = {
+        p: one.text
+        for thread, own in zip(threads, places, strict=True)
+        for p, one in zip(own, thread.told, strict=True)
+    }
     at |= dict(zip(order, noise, strict=True))
     return [at[place] for place in range(len(at))], places
 
@@ -215,7 +222,7 @@ def _asked(rng: np.random.Generator, threads: Sequence[Thread], limit: int) -> l
     return [possible[int(i)] for i in rng.permutation(len(possible))[:limit]]
 
 
-def _evidence(thread: Thread, places: Sequence[int], chunks_of: Sequence[Sequence[int]]) -> tuple[int, ...]:
+def _evidence(thread: Thread, places: Sequence[int], chunks_of: Mapping[Hashable, Sequence[int]]) -> tuple[int, ...]:
     """The chunks of the sentences that are still valid at the end."""
     last = {one.key: place for one, place in zip(thread.told, places, strict=True)}
     return tuple(sorted({t for place in last.values() for t in chunks_of[place]}))
@@ -225,7 +232,7 @@ def _notes(
     threads: Sequence[Thread],
     places: Sequence[Sequence[int]],
     asked: dict[int, Question],
-    chunks_of: Sequence[Sequence[int]],
+    chunks_of: Mapping[Hashable, Sequence[int]],
     chunks: int,
 ) -> list[list[Sentence]]:
     """Per chunk, what a perfect writer stores after it; see `generate_long_episode`."""
@@ -246,13 +253,16 @@ def _notes(
 EPISODES = {TRAINING: 112, EVALUATION: 8}
 """Episodes of each kind that `prepare` builds: 112 leave 100 after a tenth is kept back."""
 LENGTHS = {TRAINING: (4_096, 8_192, 16_384), EVALUATION: (16_384, 65_536)}
-"""Tokens of these episodes, in turn, unless `stream_tokens` (or chunks and chunk_tokens) says otherwise."""
+"""Tokens of these episodes, in turn, unless `stream_tokens` or `chunks` says otherwise."""
 CHUNK_TOKENS = 2_048
+LONGEST_SENTENCE = 32
+"""About so many tokens at the end of a chunk may stay free."""
 
 
 def load_generated(kind: str, role: str, paths: Paths, options: BuildOptions) -> Iterator[Episode]:
     """Episodes of a kind without any file: names of the "train" split for training, of "eval" for evaluation."""
     chunk_tokens = options.chunk_tokens or CHUNK_TOKENS
+    wanted = options.stream_tokens or options.chunks * max(1, chunk_tokens - LONGEST_SENTENCE)
     for index in range(EPISODES[role]):
         tokens = LENGTHS[role][index % len(LENGTHS[role])]
         yield generate_long_episode(
@@ -260,7 +270,7 @@ def load_generated(kind: str, role: str, paths: Paths, options: BuildOptions) ->
             kind,
             "train" if role == TRAINING else "eval",
             index,
-            tokens=options.stream_tokens or options.chunks * chunk_tokens or tokens,
+            tokens=wanted or tokens,
             chunk_tokens=chunk_tokens,
             count_tokens=options.count_tokens,
             seed=options.seed,

@@ -159,7 +159,7 @@ def summary_thread(cast: Cast, config: LongWorldConfig) -> Thread:
         held.append(f"{day} {town} (the {thing})")
         notes.append(f"Journey of {person}: {', '.join(held)}.")
     keywords = tuple(itertools.chain.from_iterable(zip(towns, things, strict=True)))
-    question = Question(f"Summarise the journey of {person}: the towns and the things there.", keywords, "summary")
+    question = Question(f"Summarise the journey of {person}, with its towns and things.", keywords, "summary")
     return Thread(person, tuple(told), tuple(notes), (question,))
 
 

@@ -11,7 +11,15 @@ import datetime
 import numpy as np
 
 from memalpha_jax.episodes import names
-from memalpha_jax.episodes.world_words import CHATTER_VERBS, EVENT_VERBS, MONTHS, MOODS, RELATIONS, SAMPLE_WORDS, Relation
+from memalpha_jax.episodes.world_words import (
+    CHATTER_VERBS,
+    EVENT_VERBS,
+    MONTHS,
+    MOODS,
+    RELATIONS,
+    SAMPLE_WORDS,
+    Relation,
+)
 from memalpha_jax.errors import UserError
 
 __all__ = ["EVENT_VERBS", "FOUND_VERBS", "GAIN_VERBS", "LONG_RELATIONS", "LOSS_VERBS", "SAMPLE_WORDS", "UNITS", "Cast"]
@@ -23,7 +31,8 @@ def _words(text: str) -> tuple[str, ...]:
 
 LONG_RELATIONS = {
     "lives": Relation("lives in", "which town"),
-    "works": Relation("works as a", "what", RELATIONS["works"].values),
+    # A teacher is also how one person is described by another.
+    "works": Relation("works as a", "what", tuple(job for job in RELATIONS["works"].values if job != "teacher")),
     "likes": Relation("likes", "what", RELATIONS["likes"].values),
     "plays": Relation(
         "plays the",

@@ -2,9 +2,9 @@
 evaluation.
 
 A model that has learnt to copy syllables can write a name that it never saw; one that has learnt names by
-heart cannot. Family names are for the long world alone. In the other kinds first syllables end in a vowel; last ones are consonant, vowel, consonant, their closing letters
+heart cannot. First syllables end in a vowel; last ones are consonant, vowel, consonant, their closing letters
 (n r s t x) never their opening ones. So no syllable holds a pair of letters that also meets at a seam, and a
-BPE can learn where the seam is.
+BPE can learn where the seam is. Family names, which are for the long world alone, keep none of this.
 """
 
 from __future__ import annotations

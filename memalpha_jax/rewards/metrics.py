@@ -138,6 +138,10 @@ _RULES: dict[str, _Rule | None] = {  # None: graded by an LLM judge
     "ruler": _normalised_gold_inside,
     "factconsolidation": _normalised_gold_inside,
     "perltqa": _parts_found,
+    # Before "generated", which stands for every other generated_*.
+    "generated_rules": _boxed_integer,
+    "generated_summary": _keywords_found,
+    "generated_totals": _one_value,
     "pubmed_rct": _boxed_integer,
     "nlu": _boxed_integer,
     "trec_coarse": _boxed_integer,
@@ -155,10 +159,7 @@ _RULES: dict[str, _Rule | None] = {  # None: graded by an LLM judge
     # "eventqa_recall" of MemoryAgentBench's scorer (HUST-AI-HYZ/MemoryAgentBench, utils/eval_other_utils.py).
     "eventqa": _all_golds_inside,
     "msc": None,  # MemGPT's deep memory retrieval, arXiv 2310.08560, section 3.1: accuracy by an LLM judge
-    "generated_rules": _boxed_integer,
-    "generated_summary": _keywords_found,
-    "generated_totals": _one_value,
-    "generated": _one_value,  # and every other generated_*
+    "generated": _one_value,
 }
 KNOWN_SOURCES = tuple(_RULES)
 

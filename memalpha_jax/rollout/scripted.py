@@ -1,7 +1,8 @@
 """Scripted writers: the same loop as a rollout, with replies written by a program instead of the policy.
 
 Everything else (prompts, parsing, memory) is the rollout's own machinery. The warm start learns from such
-trajectories, and evaluation compares with them. A writer sees the sentence records of a generated episode:
+trajectories, and evaluation compares with them. A writer sees the sentence records of a generated episode (in the long
+world they are notes, which may say what follows from several sentences):
 
     `oracle`         stores exactly what is asked
     `RandomChooser`  stores each sentence with a given probability, in the right list
