@@ -81,7 +81,7 @@ class BuildConfig:
     allow_leaks: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("raw", "output", "tokenizer", "sources"):
+        for name in ("output", "tokenizer", "sources"):
             if not getattr(self, name):
                 raise UserError(f"--{name} is required to build")
         for name, least in (("workers", 1), ("shard_mb", 1), ("max_per_source", 0), ("seed", 0), ("chunk_tokens", 0)):
@@ -99,6 +99,8 @@ def build(config: BuildConfig) -> dict[str, Any]:
         something else made, or the disk. Nothing is left under the final name.
     """
     sources = registry.select(config.sources)
+    if not config.raw and any(source.files for source in sources):
+        raise UserError("--raw is required to build sources that have files; --list names the files")
     files = {registry.key(source): _files(source, config) for source in sources}
     identity = _identity(config, files)
     output = Path(os.path.abspath(config.output))

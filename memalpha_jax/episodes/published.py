@@ -157,7 +157,7 @@ def _bench_chunks(context: str, source: str, options: BuildOptions, number: int)
 def _style(source: str) -> Style:
     if source.startswith("icl_"):
         return SAMPLES
-    return READING if source.startswith("infbench") else DOCUMENTS
+    return READING if source.startswith(("infbench", "eventqa")) else DOCUMENTS
 
 
 def _bench_questions(row: Mapping[str, Any], metadata: Mapping[str, Any], where: str) -> Iterator[Question]:

@@ -16,6 +16,7 @@ from memalpha_jax.episodes import (
     hotpotqa,
     infbench_sum,
     locomo,
+    long_world,
     longmemeval,
     msc,
     musique,
@@ -44,6 +45,7 @@ _MODULES = (
     hotpotqa,
     infbench_sum,
     locomo,
+    long_world,
     longmemeval,
     msc,
     musique,
@@ -74,11 +76,13 @@ def key(source: Source) -> str:
 def select(names: Sequence[str]) -> tuple[Source, ...]:
     """The sources of the given names (in every role they have) and NAME:ROLEs, in the order of `all_sources`.
 
+    A name also stands for the sources that go on from it: "generated" for every generated_*, where none has that name.
     UserError for a name that is unknown, with those that are known.
     """
     chosen: set[str] = set()
     for name in names:
         found = [source for source in all_sources() if name in (source.name, key(source))]
+        found = found or [source for source in all_sources() if name and source.name.startswith(f"{name}_")]
         if not found:
             known = ", ".join(dict.fromkeys(source.name for source in all_sources()))
             raise UserError(
@@ -94,6 +98,8 @@ def find_files(source: Source, raw: str | os.PathLike[str]) -> dict[str, Path]:
     Of the patterns of a file the first that matches counts, of its matches the first by name. Optional files that are
     not there are left out. UserError says what was looked for and where.
     """
+    if not source.files:
+        return {}
     raw = Path(raw)
     if not raw.is_dir():
         raise UserError(f"--raw={raw} is not a folder; give the one that holds the official files; --list names them")
