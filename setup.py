@@ -4,11 +4,14 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
+# tensorflow-datasets runs without TensorFlow; it needs importlib_resources and does not say so.
 REQUIRED = [
     "absl-py>=2.3",
+    "array_record>=0.8.3",
     "flax>=0.12.8",
     "grain>=0.2.18",
     "huggingface_hub>=1.0",
+    "importlib_resources>=6.0",
     "jax>=0.10.2",
     "json_repair>=0.50",
     "matplotlib>=3.10",
@@ -16,9 +19,12 @@ REQUIRED = [
     "numpy>=2.2",
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
+    "pyarrow>=20.0",
     "safetensors>=0.8",
     "sentencepiece>=0.2.1",
     "sentencex>=1.0.32",
+    "tensorflow-datasets>=4.9.10",
+    "tqdm>=4.66",
     "transformers>=5.17",
 ]
 # torch is the oracle of the parity tests, nothing more; this exact spelling of it resolves to the small CPU build

@@ -40,6 +40,9 @@ TABLE = [
     ("generated", "7", "7", 1, 1),
     ("generated", r"\boxed{7, 3}", "7", 0, 0),
     ("generated", "", "7", 0, 0),
+    ("musique", "in New York", ["Boston", "New York"], 0.8, 0.8),
+    ("eventqa_full", "Next, HE MEETS Anna.", ["he meets Anna"], 1, 1),
+    ("eventqa_full", "he meets Anna", ["he meets Anna", "she leaves"], 0, 0),  # all of them
     ("locomo", "7 May 2023", "7 May", 0.8, 0.8),
     ("locomo", "nothing", ["7 May", "a nothing"], 1, 1),
 ]
@@ -86,6 +89,7 @@ def test_judged_sources_read_the_verdict(source, reply, expected, published):
         ("factconsolidation_sh_262k", "factconsolidation"),
         ("Pubmed-RCT", "pubmed_rct"),
         ("squad", "squad"),
+        ("eventqa_65536", "eventqa"),
         ("generated", "generated"),
     ],
 )
@@ -93,7 +97,7 @@ def test_aliases(name, known):
     assert metrics.canonical_source(name) == known
 
 
-@pytest.mark.parametrize("name", ["", "squadron", "eventqa_full", "squa"])
+@pytest.mark.parametrize("name", ["", "squadron", "eventqas", "squa"])
 def test_unknown_source_lists_the_known_ones(name):
     with pytest.raises(UserError, match=r"squad, hotpotqa, .*generated"):
         score(name, "a", "b")

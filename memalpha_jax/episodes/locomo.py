@@ -1,4 +1,10 @@
-"""LoCoMo in its official JSON layout: one long-running conversation of two people per episode."""
+"""LoCoMo in its official JSON layout: one long-running conversation of two people per episode.
+
+Official file: `locomo10.json` of github.com/snap-research/locomo, folder data (arXiv 2402.17753); CC BY-NC 4.0. It is
+a list of ten records with `sample_id`, `conversation` (`session_N`, turns with `speaker`, `dia_id` and `text`, and
+`session_N_date_time`) and `qa` (`question`, `answer`, `category`, and `evidence`, the `dia_id` of turns). Ten
+episodes; of their 1,986 questions the 1,540 with an answer are asked, at most 100 of a conversation.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +15,7 @@ from typing import Any
 from memalpha_jax.episodes.chunkers import Chunk, CountTokens, Unit, session_chunker
 from memalpha_jax.episodes.episode import Episode, Question, validate
 from memalpha_jax.episodes.official import field, read_json, typed
+from memalpha_jax.episodes.source import EVALUATION, Published, Source
 from memalpha_jax.errors import UserError
 
 CATEGORIES = {1: "multi_hop", 2: "temporal", 3: "open_domain", 4: "single_hop"}
@@ -69,3 +76,23 @@ def _question(record: Any, where: str, chunks: list[Chunk]) -> Question | None:
     turns = set(re.findall(r"D\d+:\d+", " ".join(map(str, field(record, "evidence", list, where)))))
     evidence = tuple(t for t, chunk in enumerate(chunks) if turns & set(chunk.keys))
     return Question(field(record, "question", str, where), answer, CATEGORIES[category], evidence)
+
+
+SOURCES = (
+    Source(
+        name="locomo",
+        role=EVALUATION,
+        competence="accurate retrieval",
+        files={"conversations": ("locomo10.json", "locomo*.json")},
+        where="github.com/snap-research/locomo, folder data",
+        licence="CC BY-NC 4.0",
+        load=lambda paths, options: iter(
+            load_locomo(
+                paths["conversations"],
+                chunk_tokens=options.chunk_tokens or 2048,
+                count_tokens=options.count_tokens,
+            )
+        ),
+        published=Published(episodes=10, questions=154.0),
+    ),
+)

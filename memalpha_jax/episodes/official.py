@@ -10,6 +10,7 @@ import gzip
 import io
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -17,7 +18,13 @@ from memalpha_jax.errors import UserError
 
 T = TypeVar("T")
 GZIP_MARK = b"\x1f\x8b"
-_NAMES: dict[type, str] = {str: "text", list: "a list", dict: "an object"}
+_NAMES: dict[type, str] = {
+    str: "text",
+    list: "a list",
+    dict: "an object",
+    int: "a whole number",
+    bool: "true or false",
+}
 
 
 def read_text(path: str | os.PathLike[str], encoding: str = "utf-8") -> str:
@@ -49,8 +56,12 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Any], s
 
     UserError for a line that is no JSON object, and for a file without any.
     """
+    yield from _json_lines(read_text(path), path)
+
+
+def _json_lines(text: str, path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Any], str]]:
     found = False
-    for number, line in enumerate(read_text(path).split("\n"), 1):  # text in a line may hold other separators
+    for number, line in enumerate(text.split("\n"), 1):  # text in a line may hold other separators
         if not line.strip():
             continue
         found, where = True, f"{path}, line {number}"
@@ -61,6 +72,42 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Any], s
         yield typed(record, dict, where), where
     if not found:
         raise UserError(f"{path} holds no records; expected one JSON object per line")
+
+
+def read_records(path: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Any], str]]:
+    """Every object of a JSON list ("FILE, record N", from 0) or of JSON lines ("FILE, line N"), with its place.
+
+    A list is decoded one record at a time, so that what the caller does not keep of a large file is soon free.
+    UserError as `read_jsonl` gives it.
+    """
+    text = read_text(path)
+    start = _skip_blank(text, 0)
+    if text[start : start + 1] != "[":
+        yield from _json_lines(text, path)
+        return
+    decoder, number, at = json.JSONDecoder(), 0, _skip_blank(text, start + 1)
+    while text[at : at + 1] != "]":
+        where = f"{path}, record {number}"
+        try:
+            record, at = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: not valid JSON ({error})") from None
+        yield typed(record, dict, where), where
+        at, number = _skip_blank(text, at), number + 1
+        if text[at : at + 1] == ",":
+            at = _skip_blank(text, at + 1)
+        elif text[at : at + 1] != "]":
+            raise UserError(f"{where}: not valid JSON (neither ',' nor ']' follows it, the file may be cut off)")
+    if not number:
+        raise UserError(f"{path} holds no records; its list is empty")
+
+
+_BLANK = re.compile(r"[ \t\r\n]*+")
+
+
+def _skip_blank(text: str, start: int) -> int:
+    match = _BLANK.match(text, start)
+    return match.end() if match else start
 
 
 def read_csv(
@@ -88,7 +135,7 @@ def read_csv(
 
 
 def typed(value: Any, kind: type[T], where: str) -> T:
-    """`value` if it is a `kind` (str, list or dict); else a `UserError` that opens with `where`."""
+    """`value` if it is a `kind` (str, list, dict, int or bool); else a `UserError` that opens with `where`."""
     if not isinstance(value, kind):
         found = "is missing" if value is None else f"is {type(value).__name__} {value!r:.60}"
         raise UserError(f"{where} {found}, expected {_NAMES[kind]}; is this the official layout?")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from memalpha_jax.episodes.chunkers import CountTokens
 from memalpha_jax.episodes.episode import Episode
+from memalpha_jax.episodes.keywords import extract_keywords
 
 TRAINING, EVALUATION = "training", "evaluation"
 COMPETENCES = ("accurate retrieval", "test-time learning", "long-range understanding", "conflict resolution")
+
+KeywordExtractor = Callable[[str, str, int], Sequence[str]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,6 +25,7 @@ class BuildOptions:
       seed: of every random choice; with the files it determines the episodes.
       chunk_tokens: longest chunk; 0 takes the source's published limit.
       chunks: chunks per episode, where a source cuts its stream freely; 0 takes the published number.
+      extract_keywords: the gold of a summary, (summary, text, limit) -> at most `limit` keywords of it.
       stream_tokens: length of the stream, where a source has any length (ruler_*); 0 takes the published one.
     """
 
@@ -30,6 +34,7 @@ class BuildOptions:
     chunk_tokens: int = 0
     chunks: int = 0
     stream_tokens: int = 0
+    extract_keywords: KeywordExtractor = extract_keywords
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from memalpha_jax.errors import UserError
 
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "merges.txt"),
+    *("added_tokens.json", "special_tokens_map.json", "chat_template*"),
+)
 FILES = (
     *("config.json", "generation_config.json", "model.safetensors", "model-*.safetensors"),
-    *("model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
-    *("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json", "chat_template*"),
+    *("model.safetensors.index.json", *TOKENIZER_FILES),
 )
 """What is fetched of a repository: its other files may be large, and none of them is read."""
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -47,6 +51,29 @@ def fetch(name: str) -> Path:
             f"fetched ({_first_line(error)}); check the name and the network, or fetch the model where there is one "
             "and give the path of its folder"
         ) from error
+
+
+def fetch_files(name: str, patterns: Sequence[str], what: str, repo_type: str = "model") -> Path:
+    """The folder with those files of a repository that match `patterns`, downloaded or from the cache.
+
+    Args:
+      what: the files, in words. repo_type: "model" or "dataset".
+
+    Raises:
+      UserError: there is no network, no such repository, none of the files in it, or it may not be read.
+    """
+    from huggingface_hub import snapshot_download  # slow to import
+
+    try:
+        folder = Path(snapshot_download(name, repo_type=repo_type, allow_patterns=list(patterns)))
+    except Exception as error:  # the client raises its own, the transport's and the system's errors
+        raise UserError(
+            f"{what} of the Hugging Face {repo_type} {name} could not be fetched ({_first_line(error)}); check the "
+            "name and the network, or fetch the files where there is one and give the path of their folder"
+        ) from error
+    if not any(path.is_file() for path in folder.rglob("*")):
+        raise UserError(f"the Hugging Face {repo_type} {name} has none of {', '.join(patterns)}")
+    return folder
 
 
 def _first_line(error: Exception) -> str:

@@ -83,19 +83,25 @@ def _label(text: str) -> str:
 
 
 def _keywords_found(answer: str, gold: Gold, published: bool) -> float:
-    """booksum, infbench_sum: share of the gold keywords that occur in the lower-cased answer."""
+    """booksum, infbench_sum, squality: share of the gold keywords that occur in the lower-cased answer."""
     place, wanted = answer.lower(), keywords(gold)
     return sum(word in place for word in wanted) / len(wanted)
 
 
 def _token_f1(answer: str, gold: Gold, published: bool) -> float:
-    """locomo: F1 of the normalised words, the best of all golds."""
+    """locomo, musique: F1 of the normalised words, the best of all golds."""
     return max(_f1(normalise(answer).split(), normalise(one).split()) for one in golds(gold))
 
 
 def _f1(answer: list[str], gold: list[str]) -> float:
     common = (Counter(answer) & Counter(gold)).total()
     return 2 * common / (len(answer) + len(gold)) if common else 0.0
+
+
+def _all_golds_inside(answer: str, gold: Gold, published: bool) -> float:
+    """eventqa: every lower-cased gold is a substring of the lower-cased answer."""
+    place = answer.lower()
+    return float(all(one.strip().lower() in place for one in golds(gold)))
 
 
 def _one_value(answer: str, gold: Gold, published: bool) -> float:
@@ -140,9 +146,15 @@ _RULES: dict[str, _Rule | None] = {  # None: graded by an LLM judge
     "clinic150": _boxed_integer,
     "booksum": _keywords_found,
     "infbench_sum": _keywords_found,
+    "squality": _keywords_found,  # it stands in for the two above; its own papers report ROUGE
     "longmemeval": None,
     "lme_train": None,
     "locomo": _token_f1,
+    # The answer F1 of the official scorer (StonyBrookNLP/musique), the best of the answer and its aliases.
+    "musique": _token_f1,
+    # "eventqa_recall" of MemoryAgentBench's scorer (HUST-AI-HYZ/MemoryAgentBench, utils/eval_other_utils.py).
+    "eventqa": _all_golds_inside,
+    "msc": None,  # MemGPT's deep memory retrieval, arXiv 2310.08560, section 3.1: accuracy by an LLM judge
     "generated": _one_value,
 }
 KNOWN_SOURCES = tuple(_RULES)
