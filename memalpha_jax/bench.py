@@ -122,7 +122,8 @@ def run(command: str, options: Options, device: Device) -> tuple[Result, PolicyC
     config, params = network(o, dtype)
     if 0 < config.max_positions < o.prompt + o.new:
         raise UserError(
-            f"--prompt={o.prompt} and --new={o.new} are longer than the policy's context, {config.max_positions} tokens"
+            f"--prompt={o.prompt} and --new={o.new} are longer than the policy's context, {config.max_positions} "
+            "tokens; lower either"
         )
     peer = Peer(config, params, dtype) if o.peer else None
     shared = (config, params, peer, device, o.batch, o.prompt)

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -197,7 +198,10 @@ def load_params(path: str | Path, targets: Callable[[Any], Any] | None = None) -
     directory, step = _locate(Path(path))
     found = on_first(lambda: _newest_intact(directory, step, set_aside=False))
     if found is None:
-        raise UserError(f"no checkpoint in {path}; give a workdir that has one (made by train or warmstart)")
+        raise UserError(
+            f"no checkpoint in {path}, nor a Hugging Face model (config.json beside *.safetensors); give a workdir "
+            "that train or warmstart made, or the folder of a model"
+        )
     place = _at(directory, found)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         saved = reader.metadata(place / "state").item_metadata.tree
@@ -216,11 +220,22 @@ def _on_first_device(metadata: Any) -> Any:
     return jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype, sharding=sharding), metadata)
 
 
+def holds_checkpoint(path: str | Path) -> bool:
+    """Whether `load_params` would find something under `path`, sound or not."""
+    if not Path(path).is_dir():
+        return False
+    directory, step = _locate(Path(path))
+    return step is not None or bool(_steps(directory))
+
+
 def _locate(path: Path) -> tuple[Path, int | None]:
     """The directory of checkpoints that `path` means, and the step where it names one."""
     path = path.absolute()
     if not path.is_dir():
-        raise UserError(f"there is no directory {path}; give a workdir or one of its checkpoints")
+        raise UserError(
+            f"there is no directory {path}; give a workdir, one of its checkpoints, or the folder of a Hugging Face "
+            "model"
+        )
     if path.name.isdigit() and (path / "state").exists():
         return path.parent, int(path.name)
     return (path / "checkpoints" if (path / "checkpoints").is_dir() else path), None
@@ -284,7 +299,7 @@ def _check_shapes(place: Path, saved: dict[str, list[int]], wanted: dict[str, li
         if there != now:
             raise UserError(
                 f"the checkpoint {place} is of another model: {name} is {there} there, {now} in this config; "
-                "use the config it was made with, or another --workdir"
+                "use the config and the starting policy it was made with, or another --workdir"
             )
 
 
@@ -321,9 +336,13 @@ def _disk_reason(error: BaseException | None) -> str | None:
 
 
 class _NoOrbaxChatter(std_logging.Filter):
-    """Orbax logs each of its steps, and errors that it raises as well, through this program's logger."""
+    """Orbax logs each of its steps, and errors that it raises as well, through this program's logger; and after one
+    failed write asyncio reports the others that Orbax had begun.
+    """
 
     def filter(self, record: std_logging.LogRecord) -> bool:
+        if record.name == "asyncio":
+            return "orbax" not in record.getMessage()
         return f"{os.sep}orbax{os.sep}" not in record.pathname
 
 
@@ -338,6 +357,8 @@ def _ignore_late_reads(unraisable: sys.UnraisableHookArgs) -> None:
 
 def _quieten_orbax() -> None:
     """What Orbax has to say reaches people as the UserErrors of this module."""
-    logging.get_absl_logger().addFilter(_FILTER)
+    for logger in (logging.get_absl_logger(), std_logging.getLogger("asyncio")):
+        logger.addFilter(_FILTER)
+    warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)  # writes not begun by then
     if sys.unraisablehook is sys.__unraisablehook__:
         sys.unraisablehook = _ignore_late_reads

@@ -30,6 +30,7 @@ from memalpha_jax.config import build
 from memalpha_jax.errors import UserError, run_main
 from memalpha_jax.experiment import Config
 from memalpha_jax.metrics_log import read_metrics
+from memalpha_jax.policy.hugging_face import holds_model
 from memalpha_jax.policy.policy import Policy, load_policy
 from memalpha_jax.report.plots import draw_curves
 from memalpha_jax.report.tables import ALL, Row, results_markdown
@@ -132,6 +133,11 @@ def headline(results: dict[str, Any], source: str) -> str:
 def main(argv: Sequence[str]) -> None:
     del argv
     workdir = Workdir(Path(flags.FLAGS.workdir))
+    if holds_model(workdir.root):
+        raise UserError(
+            f"--workdir={workdir.root} is a Hugging Face model, not the workdir of a run; give that, and the model "
+            f"beside it as --also=NAME={workdir.root}"
+        )
     stored = read_config(workdir.root)
     config = build(Config, stored if flags.FLAGS.config is None else flags.FLAGS.config)
     start = stored.get("policy", {}).get("path", "")

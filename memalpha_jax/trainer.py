@@ -29,7 +29,9 @@ from memalpha_jax.experiment import Config
 from memalpha_jax.grpo.advantages import group_advantages, group_ids
 from memalpha_jax.grpo.learner import init_state, update
 from memalpha_jax.policy.config import ARCHITECTURE, PolicyConfig
+from memalpha_jax.policy.generate import check_positions
 from memalpha_jax.policy.hugging_face import holds_model
+from memalpha_jax.policy.hugging_face_config import read_config
 from memalpha_jax.policy.lora import fingerprint, merge_lora
 from memalpha_jax.policy.model import Params, cast, init_params
 from memalpha_jax.policy.optimizer import make_optimizer
@@ -66,6 +68,8 @@ def starting_policy(config: Config, workdir: Workdir, mesh: Mesh) -> Policy:
             f"no policy to start from: {folder} does not exist; run `python -m memalpha_jax.warmstart` with the same "
             "--config and --workdir first, or set --config.policy.path to a trained one or a Hugging Face model"
         )
+    if holds_model(folder):  # before its weights are read
+        check_positions(read_config(folder), config.rollout.prompt_tokens, config.rollout.reply_tokens)
     policy = load_policy(folder, dtype=config.policy.dtype if config.policy.lora.rank else "float32", mesh=mesh)
     sizes = {name: getattr(policy.config, name) for name in ARCHITECTURE}
     differing = [

@@ -15,6 +15,8 @@ from memalpha_jax.config import flatten
 from memalpha_jax.distributed import is_first, on_first, together
 from memalpha_jax.errors import UserError
 
+LOCK = ".lock"
+
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
@@ -129,19 +131,31 @@ def _shown(flat: Mapping[str, Any], key: str) -> str:
 def exclusive(workdir: Workdir) -> Iterator[None]:
     """Holds the workdir against a second writer; the lock dies with the process, however it ends.
 
-    Of the processes of one run the first holds it.
+    Of the processes of one run the first holds it. A run that a UserError ends before it has written anything leaves no
+    config behind, so that the corrected command can have the place.
 
     Raises:
       UserError: another run's process holds it.
     """
     handle = together(lambda: _locked(workdir) if is_first() else contextlib.nullcontext())
     with handle:
-        yield
+        try:
+            yield
+        except UserError:
+            if is_first() and not _holds_results(workdir):
+                with contextlib.suppress(OSError):
+                    workdir.config_file.unlink()
+            raise
+
+
+def _holds_results(workdir: Workdir) -> bool:
+    own = (workdir.config_file.name, LOCK)
+    return any(path.is_file() and path.name not in own for path in workdir.root.rglob("*"))
 
 
 def _locked(workdir: Workdir) -> IO[str]:
     with disk_errors(f"cannot lock {workdir.root}"):
-        handle = open(workdir.root / ".lock", "a+")  # noqa: SIM115  closed by the caller
+        handle = open(workdir.root / LOCK, "a+")  # noqa: SIM115  closed by the caller
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -213,6 +213,7 @@ def test_when_every_checkpoint_is_corrupt_it_is_said(copied):
     [
         (["evaluate", "--workdir={tmp}"], "is not a workdir: it has no config.json"),
         (["evaluate", "--workdir={run}", "--also=new"], "expected NAME=PATH"),
+        (["evaluate", "--workdir={tmp}/model"], "is a Hugging Face model, not the workdir of a run"),
         (["agent", "--checkpoint={tmp}", "--input={tmp}/notes.txt"], "no checkpoint in"),
         (
             ["agent", "--checkpoint={run}", "--input={tmp}/binary"],
@@ -232,6 +233,8 @@ def test_when_every_checkpoint_is_corrupt_it_is_said(copied):
 def test_wrong_places(finished, tmp_path, command, words):
     (tmp_path / "notes.txt").write_text("Kelora likes tea.\n")
     (tmp_path / "binary").write_bytes(b"abc\0\xff")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "qwen3"}')
     module, *args = (part.format(tmp=tmp_path, run=finished) for part in command)
     args = (
         args if any("--memory" in arg for arg in args) or module != "agent" else [*args, f"--memory={tmp_path}/m.json"]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memalpha_jax.policy.buckets import sorted_by_length, sum_over_blocks, widths
+from memalpha_jax.policy.buckets import padding, sorted_by_length, sum_over_blocks, widths
 
 RNG = np.random.default_rng(0)
 
@@ -41,5 +41,6 @@ def test_sums_are_those_of_a_loop_and_every_block_gets_the_least_width_that_hold
     found = jax.jit(lambda v, t: sum_over_blocks(function, v, t, slots))(values_XMS, tokens_XM)
     used = [min(w for w in slots if w >= t.max()) if t.any() else 0 for t in tokens_XM]
     assert found["width"] == sum(used)
+    assert padding(jnp.asarray(tokens_XM), slots) == pytest.approx(1 - tokens_XM.sum() / (M * sum(used)), abs=1e-6)
     expected = sum(v[:, :w].sum() for v, w in zip(values_XMS, used, strict=True))
     np.testing.assert_allclose(found["sum"], expected, rtol=1e-5)

@@ -261,6 +261,9 @@ def test_a_checkpoint_of_adapters_is_put_on_its_base(workdir, tokenizer, tmp_pat
     save_run(tmp_path / "gone", tokenizer, is_adapter, lora=lora, path=str(tmp_path / "absent"))
     with pytest.raises(UserError, match=r"adapters of .*absent, which cannot be read"):
         load_policy(tmp_path / "gone")
+    hf.save(hf.random_model(hidden_size=48), tmp_path / "absent")  # another model in its place
+    with pytest.raises(UserError, match=r"absent, which is another model now: its width is 48 and was \d+"):
+        load_policy(tmp_path / "gone")
 
 
 def test_adapters_are_not_put_on_another_base(workdir, tokenizer, tmp_path):

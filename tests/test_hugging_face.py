@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -402,6 +403,7 @@ def test_a_wrong_tensor_is_named_with_its_file(folder, fault, monkeypatch):
     with pytest.raises(UserError, match=words) as caught:
         load_policy(folder)
     assert str(folder) in str(caught.value)
+    assert re.search("download|take|known", str(caught.value))  # what to do about it
 
 
 def test_a_file_that_is_cut_off_names_the_first_tensor_that_is_lost(folder):

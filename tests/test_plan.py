@@ -312,7 +312,14 @@ def test_what_does_not_divide_is_told_before_anything_is_traced(settings, words)
 
 
 def test_the_vocabulary_is_the_folders_or_the_configs(tmp_path):
+    elsewhere = dataclasses.replace(SMALL, path="/on/another/machine")
+    found, why = resolved_policy(config(elsewhere))
+    assert found.vocab_size == 512
+    assert "no /on/another/machine here" in why
     named = dataclasses.replace(SMALL, path=str(tmp_path))
+    with pytest.raises(UserError, match=r"neither a Hugging Face model .* nor a checkpoint"):
+        resolved_policy(config(named))
+    (tmp_path / "checkpoints" / "5").mkdir(parents=True)
     assert resolved_policy(config(named))[0].vocab_size == 512
     unknown = dataclasses.replace(named, vocab_size=0)
     with pytest.raises(UserError, match=r"no config\.json.*policy\.vocab_size"):

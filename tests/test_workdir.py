@@ -51,6 +51,24 @@ def test_keys_that_may_change_are_taken_over(tmp_path, free):
         open_workdir(tmp_path, {**changed(steps=30), "seed": 1}, may_change=[free])
 
 
+def test_a_run_that_fails_before_it_writes_anything_leaves_the_place_to_another_config(tmp_path):
+    def fails(config):
+        workdir = open_workdir(tmp_path, config)
+        with exclusive(workdir):
+            (workdir.root / "checkpoints").mkdir(exist_ok=True)
+            raise UserError("no policy")
+
+    for config in (CONFIG, changed(lr=0.2)):
+        with pytest.raises(UserError, match="no policy"):
+            fails(config)
+    (tmp_path / "checkpoints" / "5").write_text("x")
+    with pytest.raises(UserError, match="no policy"):
+        fails(CONFIG)
+    with pytest.raises(UserError, match="made by another config"):
+        fails(changed(lr=0.3))
+    assert read_config(tmp_path) == CONFIG
+
+
 def test_unusable_workdirs(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="is a file"):

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as Spec
 
 from memalpha_jax.errors import UserError
 from memalpha_jax.grpo.loss import ObjectiveConfig, policy_loss, token_weights
-from memalpha_jax.policy.buckets import sorted_by_length, sum_over_blocks, widths
+from memalpha_jax.policy.buckets import padding, sorted_by_length, sum_over_blocks, widths
 from memalpha_jax.policy.config import LoraConfig, PolicyConfig
 from memalpha_jax.policy.logprobs import reply_logprobs
 from memalpha_jax.policy.model import cast
@@ -120,7 +120,7 @@ def to_blocks(trajectory: Trajectory, advantage_NT: jax.Array, config: GRPOConfi
         _weights(t, config),
     )
     blocks = Block(*(arrange(jnp.asarray(x)) for x in fields))
-    return jax.vmap(lambda b: sorted_by_length(b, _row_tokens(b)))(blocks) if config.buckets > 1 else blocks
+    return jax.vmap(lambda b: sorted_by_length(b, row_tokens(b)))(blocks) if config.buckets > 1 else blocks
 
 
 def _weights(t: Trajectory, config: GRPOConfig) -> jax.Array:
@@ -137,9 +137,14 @@ def _weights(t: Trajectory, config: GRPOConfig) -> jax.Array:
     return jnp.moveaxis(weights, 0, 1).reshape(*t.subaction_NTR.shape)
 
 
-def _row_tokens(block: Block) -> jax.Array:
+def row_tokens(block: Block) -> jax.Array:
     """Tokens of each row that has a weight, else 0."""
     return jnp.where(jnp.any(block.weights > 0, axis=-1), block.prompt_len + block.reply_len, 0)
+
+
+def row_widths(block: Block, config: GRPOConfig) -> tuple[int, ...]:
+    """The widths that blocks are computed with; the last holds the longest prompt with the longest reply."""
+    return widths(block.prompt.shape[-1] + block.reply.shape[-1], config.buckets)
 
 
 def block_loss(params, reference, block: Block, policy: PolicyConfig, config: GRPOConfig, temperature: float, width=0):
@@ -179,11 +184,9 @@ def accumulate(params, base, reference, blocks: Block, policy: PolicyConfig, con
             return block_loss({**base, **p}, reference, block, policy, config, temperature, width)
 
         gradient, sums = jax.grad(loss, has_aux=True)(computed)
-        sums |= {"tokens": jnp.sum(_row_tokens(block)), "slots": jnp.asarray(width * block.weights.shape[0])}
         return jax.tree.map(lambda x: x.astype(jnp.float32), (gradient, sums))
 
-    slots = widths(blocks.prompt.shape[-1] + blocks.reply.shape[-1], config.buckets)
-    return sum_over_blocks(gradient, blocks, _row_tokens(blocks), slots)
+    return sum_over_blocks(gradient, blocks, row_tokens(blocks), row_widths(blocks, config))
 
 
 def apply_gradient(state: TrainState, gradient, optimizer: optax.GradientTransformation) -> tuple[TrainState, dict]:
@@ -233,7 +236,8 @@ def update(
     def one_minibatch(state, minibatch):
         gradient, sums = accumulate(state.params, base, reference, minibatch, policy, config, temperature)
         state, watched = apply_gradient(state, gradient, optimizer)
-        watched |= {"loss": sums.pop("loss"), "padding": 1 - sums.pop("tokens") / jnp.maximum(sums.pop("slots"), 1)}
+        share = padding(row_tokens(minibatch), row_widths(minibatch, config))
+        watched |= {"loss": sums.pop("loss"), "padding": share}
         weight = jnp.maximum(sums.pop("weight"), 1e-9)
         return state, {name: value / weight for name, value in sums.items()} | watched
 

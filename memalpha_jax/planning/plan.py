@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from memalpha_jax.checkpoints import holds_checkpoint
 from memalpha_jax.errors import UserError
 from memalpha_jax.experiment import Config
 from memalpha_jax.planning.estimate import ROLLOUT, UPDATE, Estimator, Phase
@@ -55,7 +56,8 @@ def resolved_policy(config: Config) -> tuple[PolicyConfig, str]:
     trained. Nothing is downloaded.
 
     Raises:
-      UserError: the policy is to be read from somewhere else, and the config does not say how large its vocabulary is.
+      UserError: the policy is to be read from somewhere else, and the config does not say how large its vocabulary is;
+        or its folder holds neither a model nor a checkpoint.
     """
     policy = config.policy
     folder = Path(policy.path)
@@ -63,8 +65,14 @@ def resolved_policy(config: Config) -> tuple[PolicyConfig, str]:
         there = read_config(folder)
         sizes = {name: getattr(there, name) for name in (*ARCHITECTURE, "vocab_size")}
         return dataclasses.replace(policy, **sizes), f"the policy's sizes are those of {folder / 'config.json'}"
+    if policy.path and folder.exists() and not holds_checkpoint(folder):
+        raise UserError(
+            f"policy.path is {policy.path}, which holds neither a Hugging Face model (it has no config.json) nor a "
+            "checkpoint; give the folder of a model, or a path that is not here to plan by the sizes of the config"
+        )
     if policy.vocab_size:
-        return policy, f"the policy's sizes are those of the config, and its vocabulary is {policy.vocab_size}"
+        here = f", since there is no {policy.path} here" if policy.path and not folder.exists() else ""
+        return policy, f"the policy's sizes are those of the config{here}, and its vocabulary is {policy.vocab_size}"
     if policy.path:
         raise UserError(
             f"policy.path is {policy.path!r}, where there is no config.json to take the vocabulary from; set "

@@ -45,11 +45,20 @@ def sum_over_blocks(
 
     def add(total: Any, block_and_tokens: Any) -> tuple[Any, None]:
         block, tokens_M = block_and_tokens
-        longest = jnp.max(tokens_M)
-        chosen = jnp.where(longest > 0, 1 + jnp.argmax(longest <= jnp.asarray(slots)), 0)
-        return jax.tree.map(jnp.add, total, jax.lax.switch(chosen, branches, block)), None
+        return jax.tree.map(jnp.add, total, jax.lax.switch(_bucket(tokens_M, slots), branches, block)), None
 
     return jax.lax.scan(add, zeros, (blocks, tokens_XM))[0]
+
+
+def padding(tokens_XM: jax.Array, slots: Sequence[int]) -> jax.Array:
+    """Share of the slots that `sum_over_blocks` computes which hold no token, float32; arguments as there."""
+    width_X = jnp.asarray((0, *slots))[_bucket(tokens_XM, slots)]
+    return 1 - jnp.sum(tokens_XM) / jnp.maximum(jnp.sum(width_X) * tokens_XM.shape[1], 1)
+
+
+def _bucket(tokens_M: jax.Array, slots: Sequence[int]) -> jax.Array:
+    """int32: 1 + the place of the least width that holds the last axis, 0 where there is nothing to hold."""
+    return jnp.searchsorted(jnp.asarray((0, *slots)), jnp.max(tokens_M, axis=-1))
 
 
 def _call(function: Callable[[Any, int], Any], width: int, block: Any) -> Any:

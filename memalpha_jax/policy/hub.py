@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from absl import logging
+
 from memalpha_jax.errors import UserError
 
 TOKENIZER_FILES = (
@@ -35,10 +37,14 @@ def fetch(name: str) -> Path:
     """
     # Slow to import, and of no use to runs that start from a folder.
     from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.utils import logging as hub_logging
 
     from memalpha_jax.policy.hugging_face_config import read_config
 
     wanted = "config.json"
+    logging.info("fetching %s from the Hugging Face hub; without a network it is tried for half a minute", name)
+    verbosity = hub_logging.get_verbosity()
+    hub_logging.set_verbosity_error()  # or each of its tries is a warning or two
     try:
         read_config(Path(hf_hub_download(name, wanted)).parent)
         wanted = "the weights and tokenizer files"
@@ -51,6 +57,8 @@ def fetch(name: str) -> Path:
             f"fetched ({_first_line(error)}); check the name and the network, or fetch the model where there is one "
             "and give the path of its folder"
         ) from error
+    finally:
+        hub_logging.set_verbosity(verbosity)
 
 
 def fetch_files(name: str, patterns: Sequence[str], what: str, repo_type: str = "model") -> Path:

@@ -30,6 +30,7 @@ from memalpha_jax.policy.model import parameter_shapes
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PIECE_BYTES = 8 << 20
 NUMBERS = ("F32", "F16", "BF16")
+REMEDY = "download both again, they belong to different models"
 
 WHOLE_NAMES = {"embed": "model.embed_tokens.weight", "norm": "model.norm.weight", "head": "lm_head.weight"}
 LAYER_NAMES = {
@@ -181,10 +182,14 @@ def _checked_files(folder: Path, config: PolicyConfig) -> dict[str, Path]:
             if name in found:
                 raise UserError(f"the tensor {name} is in {found[name]} and in {file}; remove one of these files")
             if name not in wanted and not (name == WHOLE_NAMES["head"] and config.tied_embeddings):
-                raise UserError(f"{file} holds the tensor {name}, which a model with this config.json does not have")
+                raise UserError(
+                    f"{file} holds the tensor {name}, which a model with this config.json does not have; {REMEDY}"
+                )
             expected = wanted[name].shape if name in wanted else (config.vocab_size, config.width)
             if shape != expected:
-                raise UserError(f"{file}: the tensor {name} has shape {shape}, but config.json makes it {expected}")
+                raise UserError(
+                    f"{file}: the tensor {name} has shape {shape}, but config.json makes it {expected}; {REMEDY}"
+                )
             if stored not in NUMBERS:
                 raise UserError(f"{file}: the tensor {name} is of type {stored}; known: {', '.join(NUMBERS)}")
             found[name] = file

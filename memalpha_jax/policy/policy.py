@@ -17,7 +17,7 @@ from memalpha_jax.config import build
 from memalpha_jax.errors import UserError
 from memalpha_jax.memory.state import MemoryConfig
 from memalpha_jax.policy import hugging_face
-from memalpha_jax.policy.config import PolicyConfig
+from memalpha_jax.policy.config import ARCHITECTURE, PolicyConfig
 from memalpha_jax.policy.hub import fetch, is_hub_id
 from memalpha_jax.policy.hugging_face_config import read_config, read_json
 from memalpha_jax.policy.lora import fingerprint, merge_lora
@@ -167,6 +167,13 @@ def _base_params(config: PolicyConfig, path: Path, dtype: str | None, mesh: Mesh
         policy = load_policy(base, dtype=dtype, mesh=mesh)
     except UserError as error:
         raise UserError(f"the checkpoint in {path} holds adapters of {base}, which cannot be read: {error}") from error
+    for name in ARCHITECTURE:
+        then, now = getattr(config, name), getattr(policy.config, name)
+        if then != now:
+            raise UserError(
+                f"the checkpoint in {path} holds adapters of {base}, which is another model now: its {name} is {now} "
+                f"and was {then}; put the model back that they were trained on"
+            )
     return merge_lora(policy.params, policy.config.lora)  # training with adapters starts by merging older ones
 
 
@@ -181,7 +188,7 @@ def _check_vocabulary(rows: int, tokenizer: Tokenizer, where: str) -> None:
     if tokenizer.vocab_size > rows:
         raise UserError(
             f"{where}: the tokenizer has {tokenizer.vocab_size} ids, but the embedding only {rows} rows; they belong "
-            "to different models"
+            "to different models: give it the tokenizer files that came with the weights"
         )
 
 
@@ -239,7 +246,9 @@ def _check_params(params: Any, config: PolicyConfig, where: str) -> None:
     for name in sorted(names[0].keys() | names[1].keys()):
         expected, found = names[0].get(name), names[1].get(name)
         if expected != found:
-            raise UserError(f"{where} does not fit its own config: {name} has shape {found}, expected {expected}")
+            raise UserError(
+                f"{where} does not fit its own config: {name} has shape {found}, expected {expected}; take another one"
+            )
 
 
 def _named_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
