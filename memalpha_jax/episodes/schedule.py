@@ -167,8 +167,8 @@ def _pools(
     for i, head in enumerate(heads):
         if head.source not in members:
             raise UserError(
-                f"config.episodes.weights has no weight for source {head.source!r}; add {head.source}=NUMBER, or =0 to "
-                "leave its episodes out"
+                f"config.episodes.weights has no weight for source {head.source!r}; add {head.source}=NUMBER, or "
+                f"{head.source}=0 to leave its episodes out"
             )
         members[head.source].append(i)
     total, pools, whole = sum(weights.values()), [], []
