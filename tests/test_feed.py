@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import threading
+import types
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
@@ -15,15 +16,19 @@ import grain
 import mini
 import numpy as np
 import pytest
+from absl import logging
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from qwen_folder import small_folder
 from tiny_tokenizer import TinyTokenizer
 
+from memalpha_jax import bench
+from memalpha_jax.benchmarks import feed as bench_feed
 from memalpha_jax.episodes import registry
 from memalpha_jax.episodes.batch import tokenize_episodes
 from memalpha_jax.episodes.episode import Episode, Question, episode_to_json, write_episodes
 from memalpha_jax.episodes.feed import Drawn, check_lengths, make_feed
-from memalpha_jax.episodes.generated import WorldConfig, generate_episodes
+from memalpha_jax.episodes.generated import WorldConfig, generate_episodes, vocabulary_texts
 from memalpha_jax.episodes.iterator import EpisodeIterator
 from memalpha_jax.episodes.locomo import load_locomo
 from memalpha_jax.episodes.prepared import EVAL, MANIFEST, TRAIN, to_record
@@ -33,7 +38,9 @@ from memalpha_jax.episodes.source import BuildOptions
 from memalpha_jax.episodes.sources import EpisodesConfig, load_episodes
 from memalpha_jax.episodes.squad import load_squad
 from memalpha_jax.errors import UserError
+from memalpha_jax.experiment import Config
 from memalpha_jax.metrics_log import read_metrics
+from memalpha_jax.policy.tokenizer_files import load_tokenizer
 from memalpha_jax.warmstart import train_tokenizer
 
 DATA = mini.ROOT.parent / "shared" / "data"
@@ -386,6 +393,57 @@ def test_a_source_of_several_files_asks_for_their_folder(tmp_path):
         load_episodes(EpisodesConfig("trec_coarse", str(path)), "train", len)
     with pytest.raises(UserError, match=r"'wiki' is unknown.*generated, jsonl, prepared.*squad"):
         EpisodesConfig("wiki", str(path))
+
+
+def test_reading_in_threads_leaves_the_log_as_it_is(tmp_path):
+    """Were it quietened around every read, threads would restore what they found when others had quietened it."""
+    folder = prepared(tmp_path / "made", **{TRAIN: EPISODES})
+    episodes = load_episodes(EpisodesConfig("prepared", str(folder)), "train", len)
+    before, seen = logging.get_verbosity(), set()
+    logging.set_verbosity(logging.INFO)
+    try:
+        stream = make_feed(Schedule(heads_of(episodes), 1, 0), episodes, TOKENIZER, own_B=np.arange(1), **SIZES)
+        for _ in range(60):
+            next(stream)
+            seen.add(logging.get_verbosity())
+        stream.close()
+    finally:
+        logging.set_verbosity(before)
+    assert seen == {logging.INFO}
+
+
+# How fast it is
+
+
+def test_the_benchmark_counts_the_tokens_of_one_pass(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_feed, "EPISODES", 5)
+    folder = small_folder(tmp_path / "tokenizer", vocabulary_texts(), 300)
+    data = prepared(tmp_path / "made", **{TRAIN: EPISODES[:4]})
+    device = types.SimpleNamespace(sample=lambda: None)
+    result = bench_feed.bench_feed(bench_feed.FeedSettings(4, 2, str(folder), str(data)), device, 2)
+    own, other = result.measured
+    tiny = train_tokenizer(Config())
+    generated = generate_episodes(WorldConfig(), "train", 5, chunks=2)
+    met = Schedule(heads_of(generated), 4, 0)[0]  # a pass of five has one batch of four
+    assert own.work.tokens == sum(len(tiny.encode(chunk)) for i in met for chunk in generated[i].chunks)
+    theirs = load_tokenizer(folder)
+    assert other.work.tokens == sum(len(theirs.encode(chunk)) for one in EPISODES[:4] for chunk in one.chunks)
+    assert (own.part, other.part) == ("tiny tokenizer, generated", "tokenizer, prepared")
+    assert own.timing.min > 0
+    assert result.checks["tiny tokenizer, generated, tokens per second of processor time"] > 0
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "words"),
+    [
+        ("feed", {"data": "x"}, "tokenizer of --tokenizer"),
+        ("step", {"tokenizer": "x"}, "are for feed"),
+        ("feed", {"peer": "hf"}, "no such feed"),
+    ],
+)
+def test_options_of_the_benchmark_that_do_nothing_are_refused(command, options, words):
+    with pytest.raises(UserError, match=words):
+        bench.check(command, bench.Options(**options))
 
 
 # A run on a mixture

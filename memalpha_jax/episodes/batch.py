@@ -90,6 +90,6 @@ def _too_long(episode: Episode, t: int, tokens: int, limit: int) -> UserError:
     return UserError(
         f"episode {episode.instance_id!r}: chunk {t + 1} of {len(episode.chunks)} has {tokens} tokens, "
         f"over the limit of {limit}; raise config.rollout.prompt_tokens or make chunks shorter: by "
-        "config.episodes.chunk_tokens (sources read from their files), config.episodes.world.sentences_max (generated), "
+        "config.episodes.chunk_tokens (official files), config.episodes.world.sentences_max (generated), "
         "--chunk_tokens of memalpha_jax.prepare (prepared), or in the file (jsonl)"
     )
