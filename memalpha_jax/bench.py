@@ -1,13 +1,15 @@
-"""Measures generation, training, or one whole step of reinforcement learning, against what the device can do.
+"""Measures generation, training, a whole step of reinforcement learning, or feeding it, against what the device can do.
 
     python -m memalpha_jax.bench decode  --size=10m --batch=16 --prompt=256 --new=128 --peer=hf
     python -m memalpha_jax.bench prefill --size=qwen3-0.6b --batch=4 --prompt=1024
     python -m memalpha_jax.bench train   --size=10m --batch=8 --prompt=256 --new=128 --json=train.json
     python -m memalpha_jax.bench step    --size=10m --batch=16 --group=8 --chunks=3
+    python -m memalpha_jax.bench feed    --batch=16 --chunks=10 --tokenizer=Qwen3-4B --data=EPISODES
 
 Prints work, time, and which share of the device's copy bandwidth and matmul rate, measured in the same call, was
 reached; the fastest repeat counts, with weights and contexts at random. --peer=hf runs transformers on the same shapes
 and weights in turns with ours, and prints our time over its time (it needs the test extra: torch and transformers).
+feed has no network: it draws and tokenises episodes, as fast as the trainer's threads can, on the processor.
 
 The published shapes are for one GPU with 140 GB; a CPU is too slow for them:
 
@@ -29,6 +31,7 @@ from collections.abc import Sequence
 import jax
 from absl import flags
 
+from memalpha_jax.benchmarks.feed import FeedSettings, bench_feed
 from memalpha_jax.benchmarks.generation import bench_decode, bench_prefill
 from memalpha_jax.benchmarks.peer import Peer, load_torch
 from memalpha_jax.benchmarks.report import Result, as_json, as_text
@@ -43,7 +46,7 @@ from memalpha_jax.policy.model import Params
 from memalpha_jax.policy.policy import load_policy
 from memalpha_jax.workdir import atomic_write
 
-COMMANDS = ("decode", "prefill", "train", "step")
+COMMANDS = ("decode", "prefill", "train", "step", "feed")
 PEERS = ("", "hf")
 
 
@@ -64,6 +67,8 @@ class Options:
     remat: str = "none"
     group: int = 8
     chunks: int = 3
+    tokenizer: str = ""
+    data: str = ""
 
     @property
     def train(self) -> TrainSettings:
@@ -71,7 +76,10 @@ class Options:
 
     def heeded(self, command: str) -> dict[str, int | str]:
         """The options that make a difference to `command`."""
+        if command == "feed":
+            return {name: getattr(self, name) for name in ("batch", "chunks", "tokenizer", "data", "repeats")}
         unused = {"path", "peer"} if command == "step" else {"group", "chunks"}
+        unused |= {"tokenizer", "data"}
         if command in ("decode", "prefill"):
             unused |= {"block_rows", "logprob_slice", "remat"}
         if command == "prefill":
@@ -97,8 +105,12 @@ def check(command: str, options: Options) -> None:
         raise UserError(f"--logprob_slice={o.logprob_slice} must divide --new={o.new}; 0 takes all tokens")
     if command == "step" and o.path:
         raise UserError("step runs on random weights, with a tokenizer of its own: give --size instead of --path")
-    if command == "step" and o.peer:
-        raise UserError("transformers has no such step: leave --peer out")
+    if command in ("step", "feed") and o.peer:
+        raise UserError(f"transformers has no such {command}: leave --peer out")
+    if command == "feed" and o.data and not o.tokenizer:
+        raise UserError("--data is read with the tokenizer of --tokenizer: give both, or neither")
+    if command != "feed" and (o.tokenizer or o.data):
+        raise UserError(f"--tokenizer and --data are for feed: leave them out for {command}")
 
 
 def network(options: Options, dtype: str) -> tuple[PolicyConfig, Params]:
@@ -110,9 +122,11 @@ def network(options: Options, dtype: str) -> tuple[PolicyConfig, Params]:
     return config, random_params(config, jax.random.key(0), dtype)
 
 
-def run(command: str, options: Options, device: Device) -> tuple[Result, PolicyConfig]:
-    """The benchmark of that name."""
+def run(command: str, options: Options, device: Device) -> tuple[Result, PolicyConfig | None]:
+    """The benchmark of that name, and the network that it ran, if any."""
     o = options
+    if command == "feed":
+        return bench_feed(FeedSettings(o.batch, o.chunks, o.tokenizer, o.data), device, o.repeats), None
     if command == "step":
         config = sized(o.size, o.dtype)
         return bench_step(
@@ -143,8 +157,9 @@ def bench(command: str, options: Options, json_file: str = "") -> None:
         load_torch()
     device = Device(options.dtype)
     result, config = run(command, options, device)
-    count, heeded = parameter_count(config), options.heeded(command)
-    print(f"{command}: {count / 1e6:.1f} million parameters; {', '.join(f'{k} {v}' for k, v in heeded.items() if v)}\n")
+    count, heeded = parameter_count(config) if config else 0, options.heeded(command)
+    shown = f"{count / 1e6:.1f} million parameters; " if config else ""
+    print(f"{command}: {shown}{', '.join(f'{k} {v}' for k, v in heeded.items() if v)}\n")
     print(as_text(result, device))
     if json_file:
         settings = {"command": command, **heeded, "parameters": count}
@@ -156,7 +171,7 @@ def define_bench_flags() -> None:
     o = Options()
     flags.DEFINE_string("size", o.size, f"Network with random weights: {', '.join(SIZES)}.")
     flags.DEFINE_string("path", o.path, "A policy, or a folder in Hugging Face's format, instead of --size.")
-    flags.DEFINE_integer("batch", o.batch, "Rows; in step, trajectories.")
+    flags.DEFINE_integer("batch", o.batch, "Rows; in step, trajectories; in feed, episodes.")
     flags.DEFINE_integer("prompt", o.prompt, "Tokens of every prompt; in step, the budget of a chunk's prompt.")
     flags.DEFINE_integer("new", o.new, "Tokens of every reply.")
     flags.DEFINE_enum("dtype", o.dtype, list(DTYPES), "What is computed in; weights that are trained are float32.")
@@ -166,7 +181,9 @@ def define_bench_flags() -> None:
     flags.DEFINE_integer("logprob_slice", o.logprob_slice, "train, step: reply tokens with logits at a time; 0: all.")
     flags.DEFINE_enum("remat", o.remat, list(REMATS), "train, step: what the backward pass computes again.")
     flags.DEFINE_integer("group", o.group, "step: trajectories per episode.")
-    flags.DEFINE_integer("chunks", o.chunks, "step: chunks per episode.")
+    flags.DEFINE_integer("chunks", o.chunks, "step, feed: chunks per episode.")
+    flags.DEFINE_string("tokenizer", o.tokenizer, "feed: folder of a tokenizer to measure besides the tiny one.")
+    flags.DEFINE_string("data", o.data, "feed: prepared episodes for it, instead of generated ones.")
     flags.DEFINE_string("json", "", "File for all figures, besides the table.")
 
 

@@ -138,7 +138,7 @@ def held_out_episodes(config: Config, length: int, policy: Policy) -> list[Episo
     )
     count = lambda text: len(policy.tokenizer.encode(text))
     first = config.evaluation.first if config.episodes.source == "generated" else 0
-    return load_episodes(episodes, "eval", count, first)
+    return list(load_episodes(episodes, "eval", count, first))
 
 
 def evaluate_all(writers: Writers, episodes: Sequence[Episode], config: Config, where: str) -> dict[str, Outcome]:

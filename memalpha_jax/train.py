@@ -30,7 +30,7 @@ from memalpha_jax.workdir import Workdir, exclusive
 def log_cost(timings: dict[str, float], padding: float) -> None:
     """One line with what each part of a step takes, from the step whose parts were timed; `padding`: of the update."""
     parts = {name.removeprefix("part/"): value for name, value in timings.items() if name != "rollout"}
-    step = timings["rollout"] + timings["reward"] + timings["update"]
+    step = sum(timings[name] for name in ("feed", "rollout", "reward", "update"))
     host = sum(parts[name] for name in ("render", "parse", "apply", "reward"))
     shown = "  ".join(f"{name} {1000 * value:.0f}" for name, value in parts.items())
     logging.info(
@@ -52,7 +52,7 @@ def log_step(step: int, total: int, metrics: dict[str, float], timings: dict[str
         metrics["reward/all/r1"],
         metrics["rollout/calls_per_chunk"],
         100 * metrics["reward/all/near_duplicate_rate"],
-        timings["rollout"] + timings["reward"] + timings["update"],
+        sum(timings[name] for name in ("feed", "rollout", "reward", "update")),
         evaluated,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,9 @@ from memalpha_jax.comparison import greedy_engine
 from memalpha_jax.config import to_dict
 from memalpha_jax.distributed import gather, is_first, together
 from memalpha_jax.episodes.episode import Episode
+from memalpha_jax.episodes.feed import Drawn, check_lengths, make_feed
 from memalpha_jax.episodes.iterator import EpisodeIterator
+from memalpha_jax.episodes.schedule import Head, Schedule, heads_of, parse_weights
 from memalpha_jax.episodes.sources import load_episodes
 from memalpha_jax.errors import UserError
 from memalpha_jax.evaluation import PolicyWriter, answer_from_memories
@@ -36,14 +38,14 @@ from memalpha_jax.policy.lora import fingerprint, merge_lora
 from memalpha_jax.policy.model import Params, cast, init_params
 from memalpha_jax.policy.optimizer import make_optimizer
 from memalpha_jax.policy.policy import Policy, load_policy, resolve
-from memalpha_jax.policy.sharding import check_rows, make_mesh, own_part, place, row_shards, tree_shardings
+from memalpha_jax.policy.sharding import check_rows, make_mesh, own_part, own_rows, place, row_shards, tree_shardings
 from memalpha_jax.report.traces import trace_records
 from memalpha_jax.rewards.judge import RulesJudge
 from memalpha_jax.rewards.metrics import score
 from memalpha_jax.rewards.reader import ExtractiveReader
 from memalpha_jax.rewards.reward import reward_metrics
 from memalpha_jax.rewards.scoring import Scorer, of_all_rows
-from memalpha_jax.rollout.collect import make_collector
+from memalpha_jax.rollout.collect import chunk_room, make_collector
 from memalpha_jax.rollout.cost import ClockedParser, time_parts
 from memalpha_jax.rollout.engine import make_engine
 from memalpha_jax.rollout.statistics import trajectory_metrics
@@ -112,9 +114,9 @@ def check_shards(config: Config, mesh: Mesh) -> None:
             )
 
 
-def check_sources(episodes: Sequence[Episode]) -> None:
+def check_sources(sources: Iterable[str]) -> None:
     """Raises UserError for a data source whose answers cannot be scored, before the step that draws it."""
-    for source in dict.fromkeys(episode.data_source for episode in episodes):
+    for source in dict.fromkeys(sources):
         score(source, "", "any")
 
 
@@ -133,12 +135,13 @@ class Trainer:
         self.parser = ClockedParser(engine.parser)
         self.engine = engine.with_parser(self.parser)
         count = lambda text: len(self.tokenizer.encode(text))
-        self.episodes = load_episodes(config.episodes, "train", count)
-        held_out = load_episodes(config.episodes, "eval", count)
-        check_sources([*self.episodes, *held_out])
-        self.held_out = held_out[: config.run.evaluate_episodes]
-        self.iterator = EpisodeIterator(len(self.episodes), config.grpo.episodes, config.seed)
-        self.collect = make_collector(self.engine, self.tokenizer, self.episodes, config.grpo.group, config.seed)
+        episodes = load_episodes(config.episodes, "train", count)
+        self.held_out = list(load_episodes(config.episodes, "eval", count)[: config.run.evaluate_episodes])
+        heads = heads_of(episodes)
+        self.sources = [head.source for head in heads]
+        check_sources([*self.sources, *(episode.data_source for episode in self.held_out)])
+        self.iterator = self._feed(episodes, heads)
+        self.collect = make_collector(self.engine, config.grpo.group, config.seed)
         reader = ExtractiveReader(one_value=config.rewards.one_value)
         self.scorer = Scorer(engine, self.tokenizer, config.rewards, reader, RulesJudge())
         self.optimizer = make_optimizer(config.grpo.optimizer, config.grpo.steps * config.grpo.minibatches)
@@ -166,6 +169,18 @@ class Trainer:
             self.meta["base"] = fingerprint(self.base)
         policy_now = Policy(self.policy, None, self.tokenizer, config.memory, config.rollout)
         self.writer = PolicyWriter(greedy_engine(policy_now), self.tokenizer, config.evaluation.batch, config.seed)
+
+    def _feed(self, episodes: Sequence[Episode], heads: Sequence[Head]) -> EpisodeIterator[Drawn]:
+        """The episodes of every step, tokenised; UserError for those that do not fit the prompt."""
+        config, B, G = self.config, self.config.grpo.episodes, self.config.grpo.group
+        curriculum_steps = round(config.episodes.curriculum * config.grpo.steps)
+        weights = parse_weights(config.episodes.weights)
+        schedule = Schedule(heads, B, config.seed, weights, curriculum_steps)
+        room = {"max_chunks": max(head.chunks for head in heads), "chunk_capacity": chunk_room(self.engine)}
+        mine = range(jax.process_index(), len(episodes), jax.process_count())
+        together(lambda: check_lengths(episodes, self.tokenizer, mine, **room))
+        own_B = own_rows(self.mesh, B * G)[::G] // G
+        return make_feed(schedule, episodes, self.tokenizer, own_B=own_B, **room)
 
     def _reference(self) -> Params:
         """The initial policy, held only where the objective asks for it; with adapters it is what they adapt."""
@@ -200,19 +215,20 @@ class Trainer:
         """Step number `step` (from 1): returns metrics, which the run determines, and timings in seconds."""
         config, clock = self.config, time.monotonic
         begin = clock()
-        indices = next(self.iterator).tolist()
+        drawn = next(self.iterator)
+        fed = clock()
         self.parser.reset()
-        trajectory, batch = jax.block_until_ready(self.collect(self.params(), step, indices))
+        trajectory = jax.block_until_ready(self.collect(self.params(), step, drawn))
         rolled = clock()
-        G = config.grpo.group
-        own = np.asarray(batch.episode_index_B).tolist()
-        own_N = [self.episodes[i] for i in own for _ in range(G)]
-        chunk_tokens_N = np.repeat(np.asarray(batch.chunk_len_BT).sum(axis=1), G)
+        G, indices = config.grpo.group, drawn.index_B.tolist()
+        own = drawn.batch.episode_index_B.tolist()
+        own_N = [episode for episode in drawn.episodes for _ in range(G)]
+        chunk_tokens_N = np.repeat(drawn.batch.chunk_len_BT.sum(axis=1), G)
         scored_by_this_process = lambda: self.scorer.score(trajectory, own_N, chunk_tokens_N, np.repeat(own, G))
         own_rewards, own_calls, answers = together(scored_by_this_process)
         rewards, applied = of_all_rows(own_rewards, own_calls, self.mesh, len(indices) * G)
         episode_N = np.repeat(np.asarray(indices), G)
-        sources = [self.episodes[i].data_source for i in episode_N]
+        sources = [self.sources[i] for i in episode_N]
         _, source_N = np.unique(sources, return_inverse=True)
         group_NT = group_ids(config.grpo.grouping, episode_N, source_N, rewards.total_NT.shape[1])
         advantage_NT = group_advantages(rewards.total_NT, rewards.chunk_mask_NT, group_NT, config.grpo.scale)
@@ -221,7 +237,8 @@ class Trainer:
             self.update(self.state, self.base, self.reference, trajectory, advantage_NT)
         )
         timings = {
-            "rollout": rolled - begin,
+            "feed": fed - begin,
+            "rollout": rolled - fed,
             "parse": self.parser.seconds,
             "reward": scored - rolled,
             "update": clock() - scored,

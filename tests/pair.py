@@ -31,20 +31,25 @@ from memalpha_jax import distributed, integrity, train, trainer
 from memalpha_jax.command_line import define_flags
 from memalpha_jax.errors import run_main
 from memalpha_jax.policy import sharding
-from memalpha_jax.rollout import collect
+from memalpha_jax.episodes import feed
 
-asked, drawn, scored = [], [], []
+asked, drawn, scored, tokenised = [], [], [], []
 class Counted(trainer.ClockedParser):
     def __call__(self, reply_NR, length_N):
         asked.append(len(length_N))
         return super().__call__(reply_NR, length_N)
 trainer.ClockedParser = Counted
-tokenize = collect.tokenize_episodes
+tokenize = feed.tokenize_episodes
 def tokenize_episodes(episodes, *args, **kwargs):
-    if "episode_indices" in kwargs:
-        drawn.append(list(map(int, kwargs["episode_indices"])))
+    tokenised.append(len(episodes))
     return tokenize(episodes, *args, **kwargs)
-collect.tokenize_episodes = tokenize_episodes
+feed.tokenize_episodes = tokenize_episodes
+following = feed.EpisodeIterator.__next__
+def next_drawn(self):
+    found = following(self)
+    drawn.append(found.batch.episode_index_B.tolist())
+    return found
+feed.EpisodeIterator.__next__ = next_drawn
 score = trainer.Scorer.score
 def counted(self, trajectory, episodes_N, *args):
     scored.append(len(episodes_N))
@@ -62,7 +67,7 @@ distributed.define_flags()
 try:
     run_main(train.main)
 finally:
-    print(json.dumps({"asked": asked, "drawn": drawn, "scored": scored}))
+    print(json.dumps({"asked": asked, "drawn": drawn, "scored": scored, "tokenised": tokenised}))
 """
 
 

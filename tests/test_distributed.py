@@ -292,6 +292,7 @@ def test_each_process_works_for_its_own_trajectories_only(one, two):
             assert process["asked"] == [rows // 2] * (T * N // rows)
             assert process["scored"] == [N // 2]
             assert [len(drawn) for drawn in process["drawn"]] == [N // G // 2]
+            assert set(process["tokenised"]) == {N // G // 2}  # of the steps ahead too
     together = [a + b for part in two[1] for a, b in zip(part[0]["drawn"], part[1]["drawn"], strict=True)]
     assert together == one[1]["drawn"]
 

@@ -26,6 +26,7 @@ from memalpha_jax.episodes.episode import (
 from memalpha_jax.episodes.generated import WorldConfig, generate_episodes
 from memalpha_jax.episodes.iterator import EpisodeIterator
 from memalpha_jax.episodes.locomo import load_locomo
+from memalpha_jax.episodes.schedule import Head, Schedule
 from memalpha_jax.episodes.sources import EpisodesConfig, load_episodes
 from memalpha_jax.episodes.squad import load_squad
 from memalpha_jax.errors import UserError
@@ -151,34 +152,39 @@ def test_what_does_not_fit_is_refused_by_name():
         tokenize_episodes([GOOD], TinyTokenizer(), max_chunks=1, chunk_capacity=99)
 
 
+def indices(episodes: int, batch: int, seed: int) -> EpisodeIterator[np.ndarray]:
+    heads = [Head(str(i), "generated", 1) for i in range(episodes)]
+    return EpisodeIterator(Schedule(heads, batch, seed), lambda index_B: index_B)
+
+
 @pytest.mark.parametrize("saved_after", [0, 1, 4, 5, 13])
 def test_a_resumed_iterator_gives_the_batches_that_were_to_come(saved_after):
-    whole = EpisodeIterator(21, 4, seed=3)
+    whole = indices(21, 4, seed=3)
     for _ in range(saved_after):
         next(whole)
     state = json.loads(json.dumps(whole.get_state()))
     expected = [next(whole).tolist() for _ in range(12)]
-    fresh = EpisodeIterator(21, 4, seed=3)
+    fresh = indices(21, 4, seed=3)
     next(fresh)
     fresh.set_state(state)
     assert [next(fresh).tolist() for _ in range(12)] == expected
 
 
 def test_epochs_are_distinct_permutations_without_repeats():
-    batches = EpisodeIterator(20, 5, seed=0)
+    batches = indices(20, 5, seed=0)
     epochs = [np.concatenate([next(batches) for _ in range(4)]).tolist() for _ in range(3)]
     assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
     assert len(set(map(tuple, epochs))) == 3
-    assert next(EpisodeIterator(20, 5, seed=1)).tolist() != epochs[0][:5]
-    ragged = EpisodeIterator(7, 5, seed=0)
+    assert next(indices(20, 5, seed=1)).tolist() != epochs[0][:5]
+    ragged = indices(7, 5, seed=0)
     assert all(len(set(next(ragged).tolist())) == 5 for _ in range(20))
 
 
 def test_an_iterator_refuses_what_it_cannot_continue():
     with pytest.raises(UserError, match="batch of 5"):
-        EpisodeIterator(4, 5, seed=0)
-    state = EpisodeIterator(9, 3, seed=0).get_state()
-    for other in (EpisodeIterator(10, 3, 0), EpisodeIterator(9, 2, 0), EpisodeIterator(9, 3, 1)):
+        indices(4, 5, seed=0)
+    state = indices(9, 3, seed=0).get_state()
+    for other in (indices(10, 3, 0), indices(9, 2, 0), indices(9, 3, 1)):
         with pytest.raises(UserError, match="cannot resume"):
             other.set_state(state)
 

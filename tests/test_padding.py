@@ -14,7 +14,7 @@ from length_mixes import blocks_of, generated, lengths_of_a_step, measured
 from qwen_folder import qwen_folder
 
 from memalpha_jax.config import build
-from memalpha_jax.episodes.iterator import EpisodeIterator
+from memalpha_jax.episodes.schedule import Schedule, heads_of
 from memalpha_jax.episodes.sources import load_episodes
 from memalpha_jax.experiment import Config
 from memalpha_jax.grpo.learner import row_tokens
@@ -62,7 +62,7 @@ def real(name: str, source: str):
     episodes = load_episodes(config.episodes, "train", count)
     B = min(config.grpo.episodes, len(episodes) // 4 * 4)  # parts of rollout.rows are four groups
     config = dataclasses.replace(config, grpo=dataclasses.replace(config.grpo, episodes=B))
-    drawn = next(EpisodeIterator(len(episodes), B, config.seed)).tolist()
+    drawn = Schedule(heads_of(episodes), B, config.seed)[0].tolist()
     return config, measured([episodes[i] for i in drawn], count)
 
 

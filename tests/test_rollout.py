@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from small_policy import MEMORY, ROLLOUT, TOKENIZER, writing_engine, writing_params
 
+from memalpha_jax.episodes.batch import tokenize_episodes
 from memalpha_jax.episodes.episode import Episode, Question
+from memalpha_jax.episodes.feed import Drawn
 from memalpha_jax.memory.state import MemoryState, empty_memory, grow, memory_core, memory_items, unstack
 from memalpha_jax.rewards.reward import applied_calls
-from memalpha_jax.rollout.collect import make_collector
+from memalpha_jax.rollout.collect import chunk_room, make_collector
 from memalpha_jax.rollout.cost import ClockedParser
 from memalpha_jax.rollout.engine import chunk_budget
 from memalpha_jax.rollout.rollout import chunk_step, rollout, room_for, trajectory_keys
@@ -192,9 +194,15 @@ def test_the_collector_rolls_out_groups_of_neighbours(params):
     texts = [("abc", "defg hi", "j", "q"), ("kl",), ("mnop", "qr"), ("s", "tu", "vw"), ("xyz",)]
     questions = (Question("what?", "abc"),)
     episodes = [Episode(f"e{i}", "squad", chunks, questions) for i, chunks in enumerate(texts)]
-    collect = make_collector(ENGINE, TOKENIZER, episodes, group=2, seed=11)
-    trajectory, batch = collect(params, 5, [2, 0, 3, 1])
-    assert batch.episode_index_B.tolist() == [2, 0, 3, 1]
+    collect = make_collector(ENGINE, group=2, seed=11)
+
+    def drawn(indices):
+        chosen = tuple(episodes[i] for i in indices)
+        sizes = {"max_chunks": T, "chunk_capacity": chunk_room(ENGINE)}
+        return Drawn(np.array(indices), chosen, tokenize_episodes(chosen, TOKENIZER, episode_indices=indices, **sizes))
+
+    batch = drawn([2, 0, 3, 1]).batch
+    trajectory = collect(params, 5, drawn([2, 0, 3, 1]))
     assert batch.chunk_BTC.shape == (4, T, C)
     assert np.asarray(trajectory.active_NT).sum(axis=1).tolist() == [2, 2, 4, 4, 3, 3, 1, 1]
     keys = trajectory_keys(11, 5, jnp.array([2, 2, 0, 0, 3, 3, 1, 1]), jnp.array([0, 1] * 4))
@@ -202,10 +210,10 @@ def test_the_collector_rolls_out_groups_of_neighbours(params):
     expected = scanned(params, empty_memory(ROOM, (N,)), keys, *rows)
     np.testing.assert_array_equal(trajectory.reply_NTR, expected.reply_NTR)
     assert_same(trajectory.memory, expected.memory)
-    other, _ = collect(params, 5, [0, 4, 3, 2])
+    other = collect(params, 5, drawn([0, 4, 3, 2]))
     np.testing.assert_array_equal(np.asarray(other.reply_NTR)[:2], np.asarray(trajectory.reply_NTR)[2:4])
     np.testing.assert_array_equal(np.asarray(other.reply_NTR)[6:], np.asarray(trajectory.reply_NTR)[:2])
-    later, _ = collect(params, 6, [2, 0, 3, 1])
+    later = collect(params, 6, drawn([2, 0, 3, 1]))
     assert (np.asarray(later.reply_NTR) != np.asarray(trajectory.reply_NTR)).any()
 
 

@@ -21,6 +21,7 @@ from memalpha_jax.benchmarks.sizes import random_params
 from memalpha_jax.benchmarks.timing import Device, Timing
 from memalpha_jax.benchmarks.training import TrainSettings
 from memalpha_jax.benchmarks.work import Work, decode_work, prefill_work, train_work
+from memalpha_jax.episodes.feed import Drawn
 from memalpha_jax.episodes.generated import WorldConfig
 from memalpha_jax.episodes.sources import EpisodesConfig
 from memalpha_jax.errors import UserError
@@ -31,6 +32,7 @@ from memalpha_jax.policy.config import PolicyConfig
 from memalpha_jax.policy.policy import Policy
 from memalpha_jax.policy.tokenizer import SentencePieceTokenizer
 from memalpha_jax.rollout.rollout import RolloutConfig
+from memalpha_jax.rollout.trajectory import Trajectory
 from memalpha_jax.trainer import COST_STEP, Trainer
 from memalpha_jax.warmstart import train_tokenizer
 from memalpha_jax.workdir import Workdir
@@ -101,10 +103,10 @@ def bench_step(policy: PolicyConfig, settings: StepSettings, device: Device, rep
     trainer = random_trainer(step_config(policy, settings, repeats + 1))
     collect, lengths = trainer.collect, []
 
-    def collect_and_note(params: Any, step: int, indices: Any):
-        trajectory, batch = collect(params, step, indices)
+    def collect_and_note(params: Any, step: int, drawn: Drawn) -> Trajectory:
+        trajectory = collect(params, step, drawn)
         lengths.append((trajectory.prompt_len_NT, trajectory.reply_len_NT))
-        return trajectory, batch
+        return trajectory
 
     trainer.collect = collect_and_note
     timings = []

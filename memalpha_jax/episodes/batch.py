@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -52,11 +52,8 @@ def tokenize_episodes(
     chunk_BTC = np.zeros((B, max_chunks, chunk_capacity), np.int32)
     chunk_len_BT = np.zeros((B, max_chunks), np.int32)
     for b, episode in enumerate(episodes):
-        _check_chunk_count(episode, max_chunks)
-        for t, chunk in enumerate(episode.chunks):
-            tokens = tokenizer.encode(chunk)
-            if len(tokens) > chunk_capacity:
-                raise _too_long(episode, t, len(tokens), chunk_capacity)
+        encoded = encode_chunks(episode, tokenizer, max_chunks=max_chunks, chunk_capacity=chunk_capacity)
+        for t, tokens in enumerate(encoded):
             chunk_BTC[b, t, : len(tokens)] = tokens
             chunk_len_BT[b, t] = len(tokens)
     indices = np.arange(B) if episode_indices is None else np.asarray(episode_indices)
@@ -71,6 +68,16 @@ def tokenize_episodes(
     )
 
 
+def encode_chunks(episode: Episode, tokenizer: Encoder, *, max_chunks: int, chunk_capacity: int) -> Iterator[list[int]]:
+    """The tokens of each chunk; `UserError` when an episode or one of its chunks is too long."""
+    _check_chunk_count(episode, max_chunks)
+    for t, chunk in enumerate(episode.chunks):
+        tokens = tokenizer.encode(chunk)
+        if len(tokens) > chunk_capacity:
+            raise _too_long(episode, t, len(tokens), chunk_capacity)
+        yield tokens
+
+
 def _check_chunk_count(episode: Episode, max_chunks: int) -> None:
     if len(episode.chunks) > max_chunks:
         raise UserError(
@@ -83,6 +90,6 @@ def _too_long(episode: Episode, t: int, tokens: int, limit: int) -> UserError:
     return UserError(
         f"episode {episode.instance_id!r}: chunk {t + 1} of {len(episode.chunks)} has {tokens} tokens, "
         f"over the limit of {limit}; raise config.rollout.prompt_tokens or make chunks shorter: by "
-        "config.episodes.chunk_tokens (squad, locomo), config.episodes.world.sentences_max (generated), or in "
-        "the file (jsonl)"
+        "config.episodes.chunk_tokens (official files), config.episodes.world.sentences_max (generated), "
+        "--chunk_tokens of memalpha_jax.prepare (prepared), or in the file (jsonl)"
     )

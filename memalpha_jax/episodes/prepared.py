@@ -50,7 +50,7 @@ class PreparedEpisodes(Sequence[Episode]):
 
     def __init__(self, folder: Path, split: str):
         self.folder, self.split = folder, split
-        with _reading(folder):
+        with _reading(folder), _quiet():
             self._records = tfds.builder_from_directory(folder).as_data_source(split)
 
     def __len__(self) -> int:
@@ -83,17 +83,24 @@ class PreparedEpisodes(Sequence[Episode]):
 
 
 @contextlib.contextmanager
-def _reading(folder: Path) -> Iterator[None]:
+def _quiet() -> Iterator[None]:
+    # TFDS tells of every folder that it opens. Not around reads: these are made in several threads at once.
     verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.WARNING)  # TFDS tells of every folder that it opens
+    logging.set_verbosity(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def _reading(folder: Path) -> Iterator[None]:
     try:
         yield
     # The readers raise the system's errors, their own and those of damaged protos, few with a common base.
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise UserError(f"the prepared episodes in {folder} cannot be read ({reason}); build them again") from error
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 def load_prepared(folder: str | os.PathLike[str], split: str) -> PreparedEpisodes:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from memalpha_jax.distributed import together
-from memalpha_jax.episodes.batch import EpisodeBatch, tokenize_episodes
-from memalpha_jax.episodes.episode import Episode
+from memalpha_jax.episodes.batch import EpisodeBatch
+from memalpha_jax.episodes.feed import Drawn
 from memalpha_jax.errors import UserError
 from memalpha_jax.memory.state import empty_memory
-from memalpha_jax.policy.sharding import own_rows, place_rows, rows
-from memalpha_jax.policy.tokenizer import Tokenizer
+from memalpha_jax.policy.sharding import place_rows, rows
 from memalpha_jax.rollout.engine import chunk_budget
 from memalpha_jax.rollout.rollout import Engine, rollout, room_for, trajectory_keys
 from memalpha_jax.rollout.trajectory import Trajectory
 
-Collector = Callable[[Any, int, Sequence[int]], tuple[Trajectory, EpisodeBatch]]
+Collector = Callable[[Any, int, Drawn], Trajectory]
 
 
 def deal(x_N: jax.Array, parts: int, group: int) -> jax.Array:
@@ -35,31 +33,26 @@ def gather_parts(x_parts: jax.Array, group: int) -> jax.Array:
     return jnp.moveaxis(x_parts.reshape(parts, -1, group, *rest), 0, 1).reshape(-1, *rest)
 
 
-def make_collector(
-    engine: Engine, tokenizer: Tokenizer, episodes: Sequence[Episode], group: int, seed: int
-) -> Collector:
-    """A function from (params, step, episode indices [B]) to (trajectories [B * G], tokenised episodes).
-
-    Trajectories of one episode are neighbours. Shapes are fixed by the longest episode and the prompt budget, so
-    the rollout is compiled once. Each process of a run tokenises, and gets, the episodes of the trajectories that it
-    holds; a process that runs alone gets all. UserError for a chunk that does not fit the prompt.
-    """
-    T = max(len(episode.chunks) for episode in episodes)
+def chunk_room(engine: Engine) -> int:
+    """C, tokens that a chunk may have; UserError where the prompt has no room for one."""
     capacity = chunk_budget(engine)
     if capacity < 1:
         raise UserError(
             f"config.rollout.prompt_tokens is {engine.rollout.prompt_tokens}, and the template "
             f"{engine.rollout.template!r} alone takes {engine.rollout.prompt_tokens - capacity}; raise it"
         )
+    return capacity
 
-    def check() -> None:
-        for episode in episodes[jax.process_index() :: jax.process_count()]:
-            tokenize_episodes([episode], tokenizer, max_chunks=T, chunk_capacity=capacity)
 
-    together(check)  # now rather than at the step that happens to draw it
-    memory_config = room_for(engine.memory, engine.rollout, T)
+def make_collector(engine: Engine, group: int, seed: int) -> Collector:
+    """A function from (params, step, drawn episodes) to trajectories [B * G].
+
+    Trajectories of one episode are neighbours. Shapes are those of the tokenised episodes, so that of a run is compiled
+    once. Each process of a run gives the episodes of the trajectories that it holds; one that runs alone gives all.
+    """
 
     def roll(params, batch: EpisodeBatch, key_N: jax.Array) -> Trajectory:
+        memory_config = room_for(engine.memory, engine.rollout, batch.chunk_BTC.shape[1])
         memory = empty_memory(memory_config, (len(key_N),))
         chunks = (batch.chunk_BTC, batch.chunk_len_BT, batch.num_chunks_B)
         return rollout(engine, params, memory, key_N, *chunks, group=group)
@@ -76,12 +69,9 @@ def make_collector(
     # The rows stay where they are, so that every process finds its own again.
     run = jax.jit(run) if engine.mesh is None else jax.jit(run, out_shardings=rows(engine.mesh))
 
-    def collect(params: Any, step: int, indices: Sequence[int]) -> tuple[Trajectory, EpisodeBatch]:
-        N = len(indices) * group
-        own = np.asarray(indices)[own_rows(engine.mesh, N)[::group] // group]
-        chosen = [episodes[i] for i in own]
-        batch = tokenize_episodes(chosen, tokenizer, max_chunks=T, chunk_capacity=capacity, episode_indices=own)
-        batch_N = jax.tree.map(lambda x: x.repeat(group, axis=0), batch)
-        return run(params, np.int32(step), place_rows(batch_N, engine.mesh, N)), batch
+    def collect(params: Any, step: int, drawn: Drawn) -> Trajectory:
+        N = len(drawn.index_B) * group
+        batch_N = jax.tree.map(lambda x: np.repeat(x, group, axis=0), drawn.batch)
+        return run(params, np.int32(step), place_rows(batch_N, engine.mesh, N))
 
     return collect
