@@ -272,18 +272,18 @@ CHANGES = {
 G, N, T = mini.SETTINGS["grpo.group"], 8, mini.SETTINGS["episodes.chunks"]
 COUNTED = """
 import dataclasses, json, os, signal
-from memalpha_jax import distributed, train
+from memalpha_jax import distributed, train, trainer
 from memalpha_jax.command_line import define_flags
 from memalpha_jax.errors import run_main
 from memalpha_jax.policy import sharding
 from memalpha_jax.episodes import feed
 
 asked, drawn, scored, tokenised = [], [], [], []
-class Counted(train.ClockedParser):
+class Counted(trainer.ClockedParser):
     def __call__(self, reply_NR, length_N):
         asked.append(len(length_N))
         return super().__call__(reply_NR, length_N)
-train.ClockedParser = Counted
+trainer.ClockedParser = Counted
 tokenize = feed.tokenize_episodes
 def tokenize_episodes(episodes, *args, **kwargs):
     tokenised.append(len(episodes))
@@ -295,7 +295,7 @@ def next_drawn(self):
     drawn.append(found.batch.episode_index_B.tolist())
     return found
 feed.EpisodeIterator.__next__ = next_drawn
-score = train.Scorer.score
+score = trainer.Scorer.score
 def counted(self, trajectory, episodes_N, *args):
     scored.append(len(episodes_N))
     if "TERMINATED" in os.environ:
@@ -304,7 +304,7 @@ def counted(self, trajectory, episodes_N, *args):
     # So young a policy is hardly ever paid; here it is for long replies, so that there is something to learn.
     total_NT = rewards.total_NT + rewards.chunk_mask_NT * sharding.own_part(trajectory.reply_len_NT) / 24
     return dataclasses.replace(rewards, total_NT=total_NT.astype("float32")), *others
-train.Scorer.score = counted
+trainer.Scorer.score = counted
 define_flags()
 distributed.define_flags()
 try:
