@@ -112,7 +112,7 @@ def _filled(call: Call, line: list[int], tokenizer: Tokenizer, wire: str) -> lis
 
 def _padded(rows: Sequence[Sequence[int]], size: int = 0) -> tuple[np.ndarray, np.ndarray]:
     length_M = np.array([len(row) for row in rows], np.int32)
-    padded = np.zeros((len(rows), max(size, int(length_M.max(initial=1)))), np.int32)
+    padded = np.zeros((len(rows), max(size, 1, *map(len, rows))), np.int32)
     for m, row in enumerate(rows):
         padded[m, : len(row)] = row
     return padded, length_M

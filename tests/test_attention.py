@@ -75,7 +75,7 @@ def test_blocks_of_queries_see_what_the_mask_shows_them(T):
 
 def test_the_platform_chooses_and_can_be_overruled():
     def choice(implementation="auto", platform="cpu", dtype=jnp.bfloat16, D=128):
-        return fused(implementation, jax.ShapeDtypeStruct((1, H, 70, D), dtype), platform)
+        return fused(implementation, D, dtype, platform)
 
     assert choice() == "xla"
     assert choice(platform="gpu") == "cudnn"

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import http.server
 import json
-import socket
+import signal
 import threading
 import time
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import jax
 import mini
-import numpy as np
-import orbax.checkpoint as ocp
+import pair
 import pytest
 
 from memalpha_jax.distributed import recognise
@@ -37,12 +34,6 @@ def no_tpu() -> bool:
 
 def tpu() -> bool:
     return True
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
 
 
 # What is recognised
@@ -194,7 +185,7 @@ with d.all_or_none():
 @pytest.fixture(scope="module")
 def agreed() -> tuple[list[dict], list]:
     """What two processes that Slurm starts say, and how they ended."""
-    job = str(free_port() % 4096)  # JAX derives the port from the number of the job
+    job = str(pair.free_port() % 4096)  # JAX derives the port from the number of the job
     common = {**SLURM, "SLURM_JOB_ID": job, "SLURM_NTASKS": "2", "SLURM_STEP_NODELIST": "localhost"}
     started = [
         mini.start(
@@ -204,8 +195,7 @@ def agreed() -> tuple[list[dict], list]:
         )
         for i in range(2)
     ]
-    with ThreadPoolExecutor() as pool:
-        ended = list(pool.map(mini.finish, started))
+    ended = pair.finish(*started)
     assert all("2 of 4 devices" in done.stdout for done in ended), ended[0].stderr[-2000:] + ended[1].stderr[-2000:]
     return [json.loads(done.stdout.splitlines()[-1]) for done in ended], ended
 
@@ -245,7 +235,7 @@ def test_a_process_with_an_error_takes_the_others_with_it(agreed):
 
 
 def test_a_coordinator_that_is_not_there_is_told_in_time():
-    flags = [f"--coordinator=localhost:{free_port()}", "--num_processes=2", "--connect_seconds=3"]
+    flags = [f"--coordinator=localhost:{pair.free_port()}", "--num_processes=2", "--connect_seconds=3"]
     begin = time.monotonic()
     done = mini.run("train", *mini.options(), "--workdir=x", *flags, "--process_id=1")
     mini.refused(done, "did not find each other within 3 s", "--coordinator=localhost", "--connect_seconds")
@@ -256,111 +246,50 @@ def test_a_coordinator_that_is_not_there_is_told_in_time():
 # Two processes train as one does
 
 STEPS = 2
-PATIENCE = 600
-"""Seconds: two processes that compile at once, on a machine that may be busy with other tests."""
-CHANGES = {
-    "grpo.episodes": 4,
-    "grpo.block_rows": 4,
-    "grpo.scale": "batch",
-    "grpo.steps": STEPS,
-    "mesh.fsdp": 2,
-    "rewards.credit": "gain",
-    "run.save_every": 2,
-    "run.evaluate_every": 2,
-    "run.trace_every": 2,
-}
+CHANGES = {"grpo.steps": STEPS, "run.save_every": 2, "run.evaluate_every": 2, "run.trace_every": 2}
 G, N, T = mini.SETTINGS["grpo.group"], 8, mini.SETTINGS["episodes.chunks"]
-COUNTED = """
-import dataclasses, json, os, signal
-from memalpha_jax import distributed, train, trainer
-from memalpha_jax.command_line import define_flags
-from memalpha_jax.errors import run_main
-from memalpha_jax.policy import sharding
-from memalpha_jax.episodes import feed
-
-asked, drawn, scored, tokenised = [], [], [], []
-class Counted(trainer.ClockedParser):
-    def __call__(self, reply_NR, length_N):
-        asked.append(len(length_N))
-        return super().__call__(reply_NR, length_N)
-trainer.ClockedParser = Counted
-tokenize = feed.tokenize_episodes
-def tokenize_episodes(episodes, *args, **kwargs):
-    tokenised.append(len(episodes))
-    return tokenize(episodes, *args, **kwargs)
-feed.tokenize_episodes = tokenize_episodes
-following = feed.EpisodeIterator.__next__
-def next_drawn(self):
-    found = following(self)
-    drawn.append(found.batch.episode_index_B.tolist())
-    return found
-feed.EpisodeIterator.__next__ = next_drawn
-score = trainer.Scorer.score
-def counted(self, trajectory, episodes_N, *args):
-    scored.append(len(episodes_N))
-    if "TERMINATED" in os.environ:
-        os.kill(os.getpid(), signal.SIGTERM)
-    rewards, *others = score(self, trajectory, episodes_N, *args)
-    # So young a policy is hardly ever paid; here it is for long replies, so that there is something to learn.
-    total_NT = rewards.total_NT + rewards.chunk_mask_NT * sharding.own_part(trajectory.reply_len_NT) / 24
-    return dataclasses.replace(rewards, total_NT=total_NT.astype("float32")), *others
-trainer.Scorer.score = counted
-define_flags()
-distributed.define_flags()
-try:
-    run_main(train.main)
-finally:
-    print(json.dumps({"asked": asked, "drawn": drawn, "scored": scored, "tokenised": tokenised}))
-"""
-
-
-def start(workdir: Path, policy: Path, devices: int, *flags: str, **variables: str) -> mini.subprocess.Popen:
-    args = [*mini.options({**CHANGES, "policy.path": policy}), f"--workdir={workdir}", *flags]
-    return mini.start(["-c", COUNTED], args, {"JAX_NUM_CPU_DEVICES": str(devices), **variables})
-
-
-def run_two(workdir: Path, policy: Path, **variables_of_1: str) -> list[mini.subprocess.CompletedProcess]:
-    flags = [f"--coordinator=localhost:{free_port()}", "--num_processes=2", "--process_id={}"]
-    first = start(workdir, policy, 1, *flags[:2], flags[2].format(0))
-    second = start(workdir, policy, 1, *flags[:2], flags[2].format(1), **variables_of_1)
-    with ThreadPoolExecutor() as pool:  # none may wait until somebody reads what it says
-        return list(pool.map(lambda process: mini.finish(process, PATIENCE), (first, second)))
-
-
-def counts(done: mini.subprocess.CompletedProcess) -> dict[str, list]:
-    return json.loads(mini.succeeded(done).splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory) -> Path:
-    return mini.finished_run(tmp_path_factory) / "warm_start"
+def changes(tmp_path_factory) -> dict[str, object]:
+    return {**CHANGES, "policy.path": mini.finished_run(tmp_path_factory) / "warm_start"}
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory, policy) -> tuple[Path, dict[str, list]]:
+def one(tmp_path_factory, changes) -> tuple[Path, dict[str, list]]:
     """The run of one process with two devices."""
     workdir = tmp_path_factory.mktemp("one")
-    return workdir, counts(mini.finish(start(workdir, policy, 2), PATIENCE))
+    return workdir, pair.counts(*pair.finish(pair.start(workdir, changes, 2)))
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory, policy) -> tuple[Path, list[list[dict[str, list]]]]:
+def two(tmp_path_factory, changes) -> tuple[Path, list[list[dict[str, list]]]]:
     """The run of two processes with a device each, and what they counted in step 1 and after it.
 
-    In step 1 one of them is told to end; both do, and go on at the next start.
+    In step 1 one of them is told to end; both do, and go on at the next start. That one ends by SIGKILL, while the
+    checkpoint of step 2 is written, and step 2 is done again.
     """
     workdir = tmp_path_factory.mktemp("two")
-    ended = run_two(workdir, policy, TERMINATED="yes")
-    before = [counts(done) for done in ended]
+    ended = pair.finish(*pair.start_two(workdir, changes, {}, {"TERMINATED": "yes"}))
+    before = [pair.counts(done) for done in ended]
     assert f"SIGTERM: saved step 1 of {STEPS}" in ended[0].stdout
     assert "SIGTERM" not in ended[1].stdout  # one process speaks for all
-    return workdir, [before, [counts(done) for done in run_two(workdir, policy)]]
+    killed, other = pair.start_two(workdir, changes, {"KILLED": "yes"})
+    with ThreadPoolExecutor() as pool:
+        others_end = pool.submit(mini.finish, other, pair.PATIENCE)
+        assert mini.finish(killed, pair.PATIENCE).returncode == -signal.SIGKILL
+        other.kill()
+        assert others_end.result().returncode != 0
+    assert len(read_metrics(workdir / "metrics.jsonl")) == 2
+    assert [path.name.split(".")[0] for path in (workdir / "checkpoints").glob("*tmp*")] == ["2"]
+    return workdir, [before, [pair.counts(done) for done in pair.finish(*pair.start_two(workdir, changes))]]
 
 
 def test_each_process_works_for_its_own_trajectories_only(one, two):
+    rows = pair.CHANGES["rollout.rows"]
     for counted in two[1]:
         for process in counted:
-            assert process["asked"] == [N // 2] * T
+            assert process["asked"] == [rows // 2] * (T * N // rows)
             assert process["scored"] == [N // 2]
             assert [len(drawn) for drawn in process["drawn"]] == [N // G // 2]
             assert set(process["tokenised"]) == {N // G // 2}  # of the steps ahead too
@@ -368,22 +297,9 @@ def test_each_process_works_for_its_own_trajectories_only(one, two):
     assert together == one[1]["drawn"]
 
 
-def saved_state(workdir: Path) -> Mapping[str, np.ndarray]:
-    place = workdir / "checkpoints" / str(STEPS) / "state"
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        tree = reader.metadata(place).item_metadata.tree
-        numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        state = reader.restore(place, args=ocp.args.PyTreeRestore(restore_args=numpy))
-    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
-
-
 def test_two_processes_end_with_the_bits_of_one(one, two):
-    """Also when they were stopped between: the devices compute the same, whichever process they belong to."""
-    states = [saved_state(workdir) for workdir in (one[0], two[0])]
-    assert states[0].keys() == states[1].keys()
-    for name, value in states[0].items():
-        assert value.tobytes() == states[1][name].tobytes(), name
-    assert (one[0] / "metrics.jsonl").read_bytes() == (two[0] / "metrics.jsonl").read_bytes()
+    """Also when they were stopped and killed between: the devices compute the same, whosesoever they are."""
+    pair.assert_same(one[0], two[0], STEPS)
     metrics = read_metrics(two[0] / "metrics.jsonl")
     assert [line["step"] for line in metrics] == list(range(1, STEPS + 1))
     assert all(line["update/grad_norm"] > 0 for line in metrics)  # or they would agree on nothing much
@@ -391,7 +307,8 @@ def test_two_processes_end_with_the_bits_of_one(one, two):
     assert traces[0] == traces[1]
 
 
-def test_one_process_writes(one, two):
-    assert len(list((two[0] / "tensorboard").iterdir())) == 2  # a file per start, not per process
+def test_one_process_writes_and_nothing_unfinished_is_left(one, two):
+    assert len(list((two[0] / "tensorboard").iterdir())) == 3  # a file per start, not per process
     files = [{p.relative_to(w).parts[0] for p in w.rglob("*")} for w in (one[0], two[0])]
     assert files[0] == files[1]
+    assert not list(two[0].rglob("*tmp*"))

@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 from memalpha_jax.policy.config import PROJECTIONS, PolicyConfig
-from memalpha_jax.policy.model import parameter_shapes
+from memalpha_jax.policy.model import cache_bytes, parameter_shapes
 
 
 class Work(NamedTuple):
@@ -45,11 +45,6 @@ def head_weights(config: PolicyConfig) -> int:
 def attention_flops(config: PolicyConfig, seen: int) -> int:
     """Scores and weighted values of queries that see `seen` slots altogether."""
     return 4 * config.layers * config.heads * config.head_dim * seen
-
-
-def cache_bytes(config: PolicyConfig, slots: int, item: int) -> int:
-    """Keys and values of so many slots."""
-    return 2 * config.layers * config.kv_heads * config.head_dim * slots * item
 
 
 def prefill_work(config: PolicyConfig, rows: int, prompt: int, item: int) -> Work:

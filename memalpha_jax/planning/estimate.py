@@ -20,7 +20,9 @@ from memalpha_jax.planning.abstract import Layout, abstract_arguments, layout
 from memalpha_jax.planning.liveness import nbytes
 from memalpha_jax.planning.steps import traced_rollout, traced_update
 from memalpha_jax.planning.topologies import Topology
+from memalpha_jax.policy.attention import fused
 from memalpha_jax.policy.config import PolicyConfig
+from memalpha_jax.policy.model import cache_bytes
 from memalpha_jax.policy.sharding import tree_shardings
 
 ROLLOUT, UPDATE = "rollout", "update"
@@ -68,7 +70,7 @@ class Estimator:
         """Live bytes of an update of next to no tokens: gradients, and the copy that is computed with."""
         mini = self.config.grpo.minibatches
         local = dataclasses.replace(self._local(), attention="xla")
-        return traced_update(_with_rows(_single_token(self.config), mini, 1), local, mini)
+        return traced_update(_with_rows(_single_token(self.config), mini, 1), local, mini, self._widened)
 
     def rollout(self, rows: int = 0) -> Phase:
         """`rows` trajectories of one device are rolled out at a time; those of the whole step are kept."""
@@ -77,9 +79,8 @@ class Estimator:
         a = abstract_arguments(self.config, c, own.rows)
         at_once = abstract_arguments(self.config, c, rows)
         slots = self.config.rollout.prompt_tokens + self.config.rollout.reply_tokens
-        width = jnp.dtype(local.dtype).itemsize
-        cache = 2 * c.layers * local.kv_heads * c.head_dim * slots * width * rows
-        peak = traced_rollout(self.config, local, rows)
+        cache = cache_bytes(local, rows * slots, jnp.dtype(local.dtype).itemsize)
+        peak = traced_rollout(self.config, local, rows, self._widened)
         copied = {} if c.dtype == "float32" else {name: a.params[name] for name in a.state.params}
         # While several are rolled out in turn, a part is held besides what the parts become.
         whole = nbytes((a.trajectory, a.episodes)) if rows < own.rows else 0
@@ -90,7 +91,7 @@ class Estimator:
             "KV cache": cache,
             "trajectories": whole + part + nbytes(at_once.trajectory),
             "activations": max(peak - cache - nbytes(at_once.trajectory), 0),
-            **self._gathered(a),
+            **self._gathered_for_replies(a),
         }
         masters = self._sharded(a.state.params) if copied else 0
         reference = 0 if a.base else self._sharded(a.reference or {})
@@ -106,15 +107,27 @@ class Estimator:
         if own.fsdp > 1:  # gradients are sliced and activations are not, so these alone may make the peak
             per_row = (self._update_peak(2 * MANY_ROWS) - self._update_peak(MANY_ROWS)) // MANY_ROWS
             activations = max(activations, rows * per_row)
-        whole = nbytes({name: a.state.params[name] for name in a.state.params})
+        layer = self._layer(a) if own.fsdp > 1 else 0  # in use, and counted as gathered
+        whole = nbytes(a.state.params)
         parts = {
             **self._held(a),
-            "gradients": self._floor * self._sharded(a.state.params) // whole * own.tensor,
+            "gradients": (self._floor - layer) * self._sharded(a.state.params) // whole * own.tensor,
             "trajectories": nbytes((a.trajectory, a.advantage_NT)),
             "activations": activations,
             **self._gathered(a),
         }
+        if self.topology.platform == "cpu":
+            parts |= self._replaced(a, parts)
         return Phase(UPDATE, parts, rows, "grpo.block_rows over mesh.data x mesh.fsdp", 0)
+
+    def _replaced(self, a: Any, parts: dict[str, int]) -> dict[str, int]:
+        """By what the step of the optimizer needs more than the blocks before it, where it does.
+
+        It holds the sum of gradients, and, since the old ones are read until the end, new parameters and moments.
+        """
+        needed = self._sharded(a.state.params) * 2 + self._sharded(a.state.opt_state)
+        more = needed - sum(parts.get(name, 0) for name in ("gradients", "activations", "gathered weights"))
+        return {"new state": more} if more > 0 else {}
 
     @functools.cache  # noqa: B019 - an estimator lives as long as its plan
     def _update_peak(self, rows: int) -> int:
@@ -122,7 +135,7 @@ class Estimator:
         mini = self.config.grpo.minibatches
         blocks = -(-self.layout.rows // (mini * rows))
         config = _with_rows(self.config, mini * blocks * rows, rows)
-        return traced_update(config, self._local(), mini * blocks * rows)
+        return traced_update(config, self._local(), mini * blocks * rows, self._widened)
 
     def largest_rows(self, name: str) -> int:
         """Most rows per device, of those that there are, with which a phase fits; 0 where not even one does."""
@@ -139,12 +152,30 @@ class Estimator:
         }
 
     def _gathered(self, a: Any) -> dict[str, int]:
-        """Slices of weights put together: two layers (one in use, one on its way) and the embedding."""
+        """Slices of weights put together: a layer or the embedding, and, where copies run ahead, the next layer."""
         if self.layout.fsdp == 1:
             return {}
-        embed = nbytes({name: value for name, value in a.params.items() if name in ("embed", "head")})
-        layers = (nbytes(a.params) - embed) // self.policy.layers
-        return {"gathered weights": (2 * layers + embed) // self.layout.tensor}
+        layer, embed = self._layer(a), nbytes(_tables(a.params)) // self.layout.tensor
+        return {"gathered weights": max(layer, embed) + self._ahead(a)}
+
+    def _ahead(self, a: Any) -> int:
+        return 0 if self.topology.platform == "cpu" else self._layer(a)
+
+    def _gathered_for_replies(self, a: Any) -> dict[str, int]:
+        """All weights, before a reply is begun, since the loop over its tokens does not change them.
+
+        Prompts gather for themselves, a matrix at a time: without a backward pass none is needed again.
+        """
+        if self.layout.fsdp == 1:
+            return {}
+        tables = _tables(a.params)
+        matrix = max(nbytes(x) for name, x in a.params.items() if name not in tables) // self.policy.layers
+        for_prompts = max(matrix, nbytes(tables)) // self.layout.tensor + self._ahead(a)
+        return {"gathered weights": nbytes(a.params) // self.layout.tensor + for_prompts}
+
+    def _layer(self, a: Any) -> int:
+        """One layer of weights, whole but for what tensor divides."""
+        return (nbytes(a.params) - nbytes(_tables(a.params))) // self.policy.layers // self.layout.tensor
 
     def _sharded(self, tree: Any) -> int:
         """Bytes of one device's part of parameters or optimizer state."""
@@ -169,20 +200,25 @@ class Estimator:
             ff=part(c.ff),
             attention="splash" if self.has_fused_attention() else "xla",
         )
-        if self.topology.platform != "cpu":
-            return local
-        # A CPU computes bfloat16 in float32, and its compiler merges what an unrolled loop computes twice.
-        return dataclasses.replace(local, dtype="float32", remat=c.remat if c.scan_layers else "none")
+        # The compiler of a CPU merges what an unrolled loop computes twice.
+        merged = self.topology.platform == "cpu" and not c.scan_layers
+        return dataclasses.replace(local, remat="none") if merged else local
+
+    @property
+    def _widened(self) -> bool:
+        """A CPU computes products of bfloat16 in float32."""
+        return self.topology.platform == "cpu"
 
     def has_fused_attention(self) -> bool:
-        """Whether both steps use a kernel that never holds all scores."""
-        c = self.policy
-        if self.topology.platform == "gpu":
-            able = c.dtype == "bfloat16" and c.head_dim % 8 == 0 and c.head_dim <= 128
-            return self.topology.fused_attention and able and c.attention in ("auto", "cudnn")
-        if self.topology.platform == "tpu":
-            return c.head_dim % 128 == 0 and c.attention in ("auto", "splash")
-        return False
+        """Whether both steps use a kernel that never holds all scores; UserError for one that cannot be."""
+        c, top = self.policy, self.topology
+        able = top.fused_attention or top.platform != "gpu"
+        return able and fused(c.attention, c.head_dim, c.dtype, top.platform) != "xla"
+
+
+def _tables(params: dict[str, Any]) -> dict[str, Any]:
+    """The embedding and the output matrix."""
+    return {name: value for name, value in params.items() if name in ("embed", "head")}
 
 
 def _with_rows(config: Config, trajectories: int, block_rows: int) -> Config:

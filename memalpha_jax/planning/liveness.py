@@ -2,8 +2,9 @@
 
 The rules are those that XLA follows in the main. Elementwise work is fused into what reads it and takes no memory of
 its own, unless a matrix product, a loop or a kernel has to read it, or it is arithmetic that several read. The carry of
-a loop is updated in place, as are donated arguments, and what a loop stacks is allocated whole. Work is done in the
-order in which it was traced.
+a loop is updated in place, as are donated arguments; what a loop stacks is allocated whole, and each part is written
+there as soon as it is made. Work is done in the order in which it was traced. A CPU multiplies bfloat16 in float32, and
+the copies that this takes are counted; those of what a loop does not change are made before it.
 """
 
 from __future__ import annotations
@@ -15,20 +16,22 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.extend.core import Jaxpr, Literal
 
 SAME_BYTES = {"reshape", "squeeze", "expand_dims", "copy", "optimization_barrier", "stop_gradient", "transpose"}
 """The operand under another shape or layout."""
 SHARED = {
-    *("broadcast_in_dim", "cos", "div", "erf", "exp", "exp2", "expm1", "log", "log1p", "logistic", "mul", "pow"),
-    *("rsqrt", "select_n", "sin", "sqrt", "tanh"),
+    *("cos", "div", "erf", "exp", "exp2", "expm1", "log", "log1p", "logistic", "mul", "pow", "rsqrt", "select_n"),
+    *("sin", "sqrt", "tanh"),
 }
 """Elementwise; fused into one reader, kept where there are several."""
 FUSED = {
-    *("abs", "add", "add_any", "and", "bitcast_convert_type", "ceil", "clamp", "concatenate", "convert_element_type"),
-    *("dynamic_slice", "eq", "floor", "gather", "ge", "gt", "integer_pow", "iota", "is_finite", "le", "lt", "max"),
-    *("min", "ne", "neg", "not", "or", "pad", "reduce_precision", "rem", "rev", "round", "shift_left"),
-    *("shift_right_arithmetic", "shift_right_logical", "sign", "slice", "split", "square", "sub", "xor"),
+    *("abs", "add", "add_any", "and", "bitcast_convert_type", "broadcast_in_dim", "ceil", "clamp", "concatenate"),
+    *("convert_element_type", "dynamic_slice", "eq", "floor", "gather", "ge", "gt", "integer_pow", "iota"),
+    *("is_finite", "le", "lt", "max", "min", "ne", "neg", "not", "or", "pad", "reduce_precision", "rem", "rev"),
+    *("round", "shift_left", "shift_right_arithmetic", "shift_right_logical", "sign", "slice", "split", "square"),
+    *("sub", "xor"),
 }
 """Elementwise, or a selection; fused into every reader, however many there are."""
 REDUCTIONS = {"argmax", "argmin", "reduce_and", "reduce_max", "reduce_min", "reduce_or", "reduce_prod", "reduce_sum"}
@@ -47,25 +50,32 @@ def nbytes(tree: Any) -> int:
     return sum(_bytes(leaf) for leaf in jax.tree.leaves(tree))
 
 
-def peak_bytes(jaxpr: Jaxpr, donated: Sequence[bool] | None = None) -> int:
+def peak_bytes(jaxpr: Jaxpr, donated: Sequence[bool] | None = None, widened: bool = False) -> int:
     """Most bytes alive at once besides the arguments, results included.
 
     Args:
       jaxpr: of the function, from `jax.make_jaxpr`.
       donated: for each argument, whether its memory may be used for results; none by default.
+      widened: whether products of bfloat16 are computed in float32, as on a CPU: they read float32 copies, for which
+        loops have what they take apart converted as a whole, and their results are rounded afterwards.
     """
-    program = _Program()
+    program = _Program(widened)
     flags = donated or [False] * len(jaxpr.invars)
-    values = [program.argument(flag, _bytes(var.aval)) for flag, var in zip(flags, jaxpr.invars, strict=True)]
+    values = [program.argument(flag, var.aval) for flag, var in zip(flags, jaxpr.invars, strict=True)]
     outputs = program.trace(jaxpr, values)
     return program.peak(outputs, written=[], carried=[value for value in values if value.owned])
 
 
 @dataclasses.dataclass(eq=False)
 class _Value:
-    """What one operation made. `fusible`: it needs no memory unless somebody has to read it from there."""
+    """What one operation made. `fusible`: it needs no memory unless somebody has to read it from there.
+
+    `half`: products cannot read it as it is. `part_of`: what no turn of the loop changes, and it is a part of.
+    """
 
     size: int
+    half: bool = False
+    part_of: _Value | None = None
     fusible: bool = False
     shared: bool = False
     view: bool = False
@@ -89,11 +99,57 @@ class _Operation:
 class _Program:
     """The operations of one function, those of the functions it calls among them; loops are single operations."""
 
-    def __init__(self) -> None:
+    def __init__(self, widened: bool = False) -> None:
         self.operations: list[_Operation] = []
+        self.widened = widened
+        self.wide_copies: dict[_Value, _Value] = {}
+        self.hoisted: list[_Value] = []
 
-    def argument(self, owned: bool, size: int = 0) -> _Value:
-        return _Value(size, owned=owned)
+    def argument(self, owned: bool, aval: Any) -> _Value:
+        return _Value(_bytes(aval), owned=owned, half=self._is_half(aval))
+
+    def _is_half(self, aval: Any) -> bool:
+        return self.widened and getattr(aval, "dtype", None) == jnp.bfloat16
+
+    def _made(self, aval: Any, **how: Any) -> _Value:
+        return _Value(_bytes(aval), half=self._is_half(aval), **how)
+
+    def _widened(self, value: _Value | None) -> _Value | None:
+        """What a matrix product reads: one float32 copy, whoever else reads it."""
+        if value is None or not value.half:
+            return value
+        if value in self.wide_copies:
+            return self.wide_copies[value]
+        copy = self.wide_copies[value] = _Value(2 * value.size, fusible=True)
+        if value.part_of is None:
+            self.add([copy], (), [value])
+        else:  # made before the loop
+            copy.owned = copy.fusible = False
+            self.hoisted.append(value)
+        return copy
+
+    def _before_loop(self, body: _Program, arguments: Sequence[_Value], inputs: Sequence[_Value | None]) -> list:
+        """The copies that a loop has made for it; `arguments`: those of its body, `inputs`: what is passed."""
+        copies = []
+        for value in body.hoisted:
+            source = inputs[arguments.index(value.part_of)]
+            if value is not value.part_of and source is not None:
+                part = _Value(value.size, half=True, fusible=True, part_of=source.part_of)
+                self.add([part], (), [source])
+                source = part
+            copies.append(self._widened(source))
+        return copies
+
+    def product(self, equation: Any, inputs: list[_Value | None]) -> list[_Value]:
+        """A matrix product; where bfloat16 is computed in float32, its result is rounded afterwards."""
+        made = self._made(equation.outvars[0].aval)
+        inputs = [self._widened(value) for value in inputs]
+        if made.half:
+            wide = _Value(2 * made.size)
+            self.add([wide], inputs)
+            inputs = [wide]
+        self.add([made], inputs)
+        return [made]
 
     def add(self, made: list[_Value], reads: Iterable, fuses: Iterable = (), inner: int = 0, in_place: bool = False):
         kept = lambda values: [value for value in values if value is not None]
@@ -114,64 +170,67 @@ class _Program:
 
     def equation(self, equation: Any, inputs: list[_Value | None]) -> list[_Value | None]:
         name = equation.primitive.name
-        sizes = [_bytes(var.aval) for var in equation.outvars]
+        avals = [var.aval for var in equation.outvars]
         if name in INLINED:
             return self.trace(_called(equation), inputs)
-        if name == "scan":
-            return self.scan(equation, inputs, sizes)
-        if name == "while":
-            return self.loop(equation, inputs, sizes)
-        if name == "cond":
-            return self.branches(equation, inputs, sizes)
-        if name in SAME_BYTES:
-            view = _Value(sizes[0], fusible=True, view=True)
-            self.add([view], (), inputs)
-            return [view]
-        if name in FUSED or name in SHARED:
-            made = [_Value(size, fusible=True, shared=name in SHARED) for size in sizes]
+        if name in ("scan", "while", "cond"):
+            run = {"scan": self.scan, "while": self.loop, "cond": self.branches}[name]
+            inner, inputs = run(equation, inputs)
+            made = [self._made(aval) for aval in avals]
+            self.add(made, inputs, inner=inner, in_place=name != "cond")
+        elif name in SAME_BYTES:
+            made = [self._made(avals[0], fusible=True, view=True)]
+            made[0].part_of = _whole(inputs)
+            self.add(made, (), inputs)
+        elif name in FUSED or name in SHARED:
+            made = [self._made(aval, fusible=True, shared=name in SHARED) for aval in avals]
+            for value in made:
+                value.part_of = _whole(inputs)
             self.add(made, (), inputs, in_place=name == "add_any")  # cotangents are added up in place
+        elif name in REDUCTIONS:
+            made = [self._made(aval) for aval in avals]
+            self.add(made, (), inputs)
+        elif name == "dot_general":
+            made = self.product(equation, inputs)
         else:
-            made = [_Value(size) for size in sizes]
-            if name in REDUCTIONS:
-                self.add(made, (), inputs)
-            else:
-                self.add(made, inputs, in_place=name in OVERWRITING)
+            made = [self._made(aval) for aval in avals]
+            self.add(made, inputs, in_place=name in OVERWRITING)
         return list(made)
 
-    def scan(self, equation: Any, inputs: list[_Value | None], sizes: list[int]) -> list[_Value | None]:
+    def scan(self, equation: Any, inputs: list[_Value | None]) -> tuple[int, list[_Value | None]]:
+        """Bytes that one turn of the loop needs besides its arguments and results, and what the loop reads."""
         p = equation.params
         consts, carry = p["num_consts"], p["num_carry"]
-        body = _Program()
-        invars = p["jaxpr"].jaxpr.invars
-        arguments = [body.argument(False) for _ in invars[:consts]]
-        arguments += [body.argument(True, _bytes(var.aval)) for var in invars[consts : consts + carry]]
-        for var in invars[consts + carry :]:
-            arguments.append(_Value(_bytes(var.aval), fusible=True))
+        body, arguments = self._body(p["jaxpr"].jaxpr.invars[: consts + carry], consts)
+        for var in p["jaxpr"].jaxpr.invars[consts + carry :]:  # stacks are converted as a whole
+            arguments.append(_Value(_bytes(var.aval) * (2 if self._is_half(var.aval) else 1), fusible=True))
             body.add([arguments[-1]], ())
         outputs = body.trace(p["jaxpr"].jaxpr, arguments)
         inner = body.peak(outputs[:carry], written=outputs[carry:], carried=arguments[consts : consts + carry])
-        made = [_Value(size) for size in sizes]
-        self.add(made, inputs, inner=inner, in_place=True)
-        return list(made)
+        before = self._before_loop(body, arguments, inputs)
+        stacks = [self._widened(value) for value in inputs[consts + carry :]]
+        return inner, [*inputs[: consts + carry], *stacks, *before]
 
-    def loop(self, equation: Any, inputs: list[_Value | None], sizes: list[int]) -> list[_Value | None]:
+    def loop(self, equation: Any, inputs: list[_Value | None]) -> tuple[int, list[_Value | None]]:
+        """As `scan`."""
         p = equation.params
         consts = p["body_nconsts"]
-        body = _Program()
-        invars = p["body_jaxpr"].jaxpr.invars
-        arguments = [body.argument(False) for _ in invars[:consts]]
-        arguments += [body.argument(True, _bytes(var.aval)) for var in invars[consts:]]
-        outputs = body.trace(p["body_jaxpr"].jaxpr, arguments)
-        inner = body.peak(outputs, written=[], carried=arguments[consts:])
-        made = [_Value(size) for size in sizes]
-        self.add(made, inputs, inner=inner, in_place=True)
-        return list(made)
+        body, arguments = self._body(p["body_jaxpr"].jaxpr.invars, consts)
+        inner = body.peak(body.trace(p["body_jaxpr"].jaxpr, arguments), written=[], carried=arguments[consts:])
+        return inner, [*inputs, *self._before_loop(body, arguments, inputs[p["cond_nconsts"] :])]
 
-    def branches(self, equation: Any, inputs: list[_Value | None], sizes: list[int]) -> list[_Value | None]:
-        peaks = [peak_bytes(branch.jaxpr) for branch in equation.params["branches"]]
-        made = [_Value(size) for size in sizes]
-        self.add(made, inputs, inner=max(max(peaks) - sum(sizes), 0))  # a branch's results are among its bytes
-        return list(made)
+    def _body(self, variables: Sequence[Any], consts: int) -> tuple[_Program, list[_Value]]:
+        """The program of a loop's body and its arguments, of which the first `consts` never change."""
+        body = _Program(self.widened)
+        arguments = [body.argument(i >= consts, var.aval) for i, var in enumerate(variables)]
+        for value in arguments[:consts]:
+            value.part_of = value
+        return body, arguments
+
+    def branches(self, equation: Any, inputs: list[_Value | None]) -> tuple[int, list[_Value | None]]:
+        """Bytes that the larger branch needs besides its results, and what it reads."""
+        peaks = [peak_bytes(branch.jaxpr, widened=self.widened) for branch in equation.params["branches"]]
+        return max(max(peaks) - sum(_bytes(var.aval) for var in equation.outvars), 0), inputs
 
     def peak(self, outputs: Sequence, written: Sequence, carried: Sequence = ()) -> int:
         """Most bytes alive at once besides arguments.
@@ -179,7 +238,8 @@ class _Program:
         `written`: results that go straight into what a loop stacks. `carried`: arguments that may be overwritten.
         """
         outputs = [value for value in outputs if value is not None]
-        self.add([], outputs, written)
+        self._write({value for value in written if value is not None})
+        self.add([], outputs)
         self._drop_dead()
         self._settle()
         work = [op for op in self.operations if not op.made or any(value.kept for value in op.made)]
@@ -193,6 +253,14 @@ class _Program:
             memory.run(op, [value for value in reads[i] if last[value] == i and value.owned])
             memory.free(value for value in op.made if value.kept and value not in last)
         return memory.most
+
+    def _write(self, values: set[_Value]) -> None:
+        """What a loop stacks is written there as soon as it is made."""
+        before = values - {value for op in self.operations for value in op.made}
+        operations = [_Operation([], [], [value]) for value in before]
+        for op in self.operations:
+            operations += [op, *(_Operation([], [], [value]) for value in op.made if value in values)]
+        self.operations = operations
 
     def _drop_dead(self) -> None:
         """Leaves out operations whose results nobody reads, and results that nobody reads."""
@@ -284,6 +352,12 @@ def _sources(op: _Operation, views: bool = True) -> set[_Value]:
         elif views or not value.view:
             pending.extend(value.sources)
     return found
+
+
+def _whole(inputs: Sequence[_Value | None]) -> _Value | None:
+    """Of what a selection from these is a part."""
+    arrays = [value for value in inputs if value is not None]
+    return arrays[0].part_of if len(arrays) == 1 else None
 
 
 def _called(equation: Any) -> Jaxpr:

@@ -167,9 +167,16 @@ def _assumed(estimator: Estimator) -> Iterator[str]:
         yield "attention is a fused kernel, which holds no scores"
     else:
         yield "attention is plain XLA, a block of queries after the other; a compiler may hold the scores of several"
+    if top.platform != "cpu":
+        yield "the optimizer replaces parameters and moments in place"
     if estimator.layout.fsdp > 1:
-        yield "two layers of weights and the embedding are gathered at a time, and gradients are reduced to slices"
+        yield "a layer of weights or the embedding is gathered at a time, and gradients are reduced to slices"
+        if top.platform != "cpu":
+            yield "while a layer is computed, the next one is gathered already"
+        yield "all weights are gathered before replies are written, token by token"
         yield "rows stay split over the devices in every layer; XLA may choose otherwise, which compiling shows"
+    if top.platform == "cpu":
+        yield "XLA on a CPU works breadth first, for which it takes up to a quarter more than the sums from shapes say"
     if top.platform == "cpu" and policy.remat != "none" and not policy.scan_layers:
         yield "XLA on a CPU undoes policy.remat unless policy.scan_layers is set"
     if top.platform == "gpu" and not top.fused_attention and policy.dtype == "bfloat16":

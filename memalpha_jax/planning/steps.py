@@ -56,21 +56,24 @@ def rollout_step(config: Config, policy: PolicyConfig, mesh: Mesh | None = None)
     return functools.partial(rollout, engine, group=config.grpo.group)
 
 
-def traced_update(config: Config, policy: PolicyConfig, rows: int) -> int:
-    """Estimated peak bytes of the update of `rows` trajectories on one device, besides its arguments."""
+def traced_update(config: Config, policy: PolicyConfig, rows: int, widened: bool) -> int:
+    """Estimated peak bytes of the update of `rows` trajectories on one device, besides its arguments.
+
+    `widened`: see `peak_bytes`.
+    """
     a = abstract_arguments(config, policy, rows)
     arguments = (a.state, a.base, a.reference, a.trajectory, a.advantage_NT)
     jaxpr = jax.make_jaxpr(update_step(config, policy))(*arguments)
     owned = len(jax.tree.leaves(a.state))
-    return peak_bytes(jaxpr.jaxpr, [i < owned for i in range(len(jaxpr.jaxpr.invars))])
+    return peak_bytes(jaxpr.jaxpr, [i < owned for i in range(len(jaxpr.jaxpr.invars))], widened)
 
 
-def traced_rollout(config: Config, policy: PolicyConfig, rows: int) -> int:
+def traced_rollout(config: Config, policy: PolicyConfig, rows: int, widened: bool) -> int:
     """Estimated peak bytes of a rollout of `rows` trajectories on one device, besides its arguments."""
     if config.rollout.share_group:  # whole groups only
         rows = -(-rows // config.grpo.group) * config.grpo.group
     a = abstract_arguments(config, policy, rows)
-    return peak_bytes(jax.make_jaxpr(rollout_step(config, policy))(a.params, *a.episodes).jaxpr)
+    return peak_bytes(jax.make_jaxpr(rollout_step(config, policy))(a.params, *a.episodes).jaxpr, widened=widened)
 
 
 @dataclasses.dataclass(frozen=True)

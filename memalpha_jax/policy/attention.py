@@ -7,7 +7,7 @@ products, so the query heads that share a key/value head are folded into the tim
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,7 @@ def attend(
     """
     if not isinstance(mask, Causal):
         return _attend_xla(q_NHTD, k_NKDS, v_NKSD, mask, shared)
-    kernel = fused(implementation, q_NHTD)
+    kernel = fused(implementation, q_NHTD.shape[-1], q_NHTD.dtype)
     if kernel == "xla":
         return _attend_causal(q_NHTD, k_NKDS, v_NKSD, shared)
     attend_fused = _attend_cudnn if kernel == "cudnn" else _attend_splash
@@ -81,18 +81,20 @@ def attend(
     return _from(attend_fused(q, k, v), start_N, q_NHTD.shape[2], 1)
 
 
-def fused(implementation: str, q_NHTD: jax.Array, platform: str | None = None) -> str:
-    """The kernel for a causal call: what was asked for, or by platform with "auto".
+def fused(implementation: str, head_dim: int, dtype: Any, platform: str | None = None) -> str:
+    """The kernel for a causal call: what was asked for, or by platform (that of this process by default) with "auto".
 
-    "auto" takes cudnn on a GPU and splash on a TPU where head size and dtype allow it, else xla.
+    "auto" takes cudnn on a GPU and splash on a TPU where head size and the queries' dtype allow it, else xla.
+
+    Raises:
+      UserError: a kernel that the platform does not have.
     """
     platform = platform or jax.default_backend()
-    D = q_NHTD.shape[-1]
     if implementation == "auto":
-        half = q_NHTD.dtype in (jnp.bfloat16, jnp.float16)
-        if platform == "gpu" and half and D % 8 == 0 and D <= 128:
+        half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
+        if platform == "gpu" and half and head_dim % 8 == 0 and head_dim <= 128:
             return "cudnn"
-        return "splash" if platform == "tpu" and D % 128 == 0 else "xla"
+        return "splash" if platform == "tpu" and head_dim % 128 == 0 else "xla"
     if implementation == "cudnn" and platform != "gpu":
         raise UserError(f'policy.attention is "cudnn", which needs a GPU; this is a {platform}: take "auto" or "xla"')
     return implementation

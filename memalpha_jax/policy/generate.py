@@ -38,7 +38,8 @@ class Replies:
 
     Attributes:
       tokens_NR: int32.
-      logprobs_NR: float32, under the softmax at the temperature: what `reply_logprobs` computes and ratios need.
+      logprobs_NR: float32, under the whole softmax at the temperature: what `reply_logprobs` computes, so that the
+        ratio of the same weights is 1, which it would not be to the truncated distribution.
       length_N: int32, end token included. finished_N: bool, False where R ran out before an end token.
       sampling_logprobs_NR: float32, under the truncated distribution that tokens were drawn from; 0 where forced.
         Without truncation and thinking budget they are `logprobs_NR`.

@@ -124,6 +124,11 @@ WHOLE = ("embed", "head", "norm")
 """The parameters that are not stacked over the layers."""
 
 
+def cache_bytes(config: PolicyConfig, slots: int, item: int) -> int:
+    """Bytes of the keys and values of so many slots, all rows together, in all layers; `item`: bytes of one number."""
+    return 2 * config.layers * config.kv_heads * config.head_dim * slots * item
+
+
 class Qwen3(nn.Module):
     """The decoder. Parameters: `embed` [V, D], `norm` [D], `head` [V, D] if untied, and the layers', stacked over L."""
 

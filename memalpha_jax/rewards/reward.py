@@ -135,7 +135,7 @@ class Rewards:
     @property
     def near_duplicate_rate(self) -> float:
         """Near-duplicates over all calls; 0 without calls."""
-        return float(self.near_duplicates_NT.sum() / max(1, self.calls_NT.sum()))
+        return float(self.near_duplicates_NT.sum() / max(1, int(self.calls_NT.sum())))
 
 
 def score_answers(

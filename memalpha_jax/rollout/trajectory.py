@@ -17,7 +17,9 @@ class Trajectory:
       prompt_NTP: int32, right-padded; prompt_len_NT: int32.
       reply_NTR: int32 exactly as sampled; reply_len_NT: int32 (end token included); finished_NT: bool, False where
         the reply ran out of tokens.
-      logprobs_NTR: float32, of the sampler, at its temperature.
+      logprobs_NTR: float32, of the sampler's weights under the whole softmax at its temperature: the old log-probs of
+        the ratio, which the loss computes anew and finds to be 1 before an update. Where top_k, top_p or min_p leave
+        tokens out, those left were drawn with more than this probability: see `Replies.sampling_logprobs_NR`.
       subaction_NTR: int32 index of the call each token belongs to; tokens outside calls share the next free index;
         -1 beyond the reply and where a thinking budget chose the token.
       calls: CallBatch with leading [N, T]; status is what the parser said.
