@@ -75,7 +75,7 @@ def draw(folder: str, split: str) -> list[Path]:
 
 def table(manifest: dict[str, Any]) -> str:
     """What was built, one line for each source and split, published figures below."""
-    head = f"{'source':<28}{'split':<8}{'episodes':>9}{'chunks/ep.':>12}{'tokens/chunk':>14}{'questions/ep.':>15}"
+    head = f"{'source':<34}{'split':<8}{'episodes':>9}{'chunks/ep.':>12}{'tokens/chunk':>14}{'questions/ep.':>15}"
     lines = [head]
     for name, source in manifest["sources"].items():
         for split in splits_of(manifest):
@@ -101,7 +101,7 @@ def table(manifest: dict[str, Any]) -> str:
 def _row(name: str, split: str, figures: dict[str, Any]) -> str:
     columns = (("episodes", 9), ("chunks_per_episode", 12), ("tokens_per_chunk", 14), ("questions_per_episode", 15))
     cells = "".join(f"{figures[key] or '-':>{width},}" if figures[key] else f"{'-':>{width}}" for key, width in columns)
-    return f"{name:<28}{split:<8}{cells}"
+    return f"{name:<34}{split:<8}{cells}"
 
 
 def main(argv: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ WIDTH = 110
 _CHUNK_LETTERS = 400
 _QUESTIONS = 5
 _KINDS = 15
+_BARS = 30
 
 
 def readable(episode: Episode, chunk_tokens: Sequence[int] = ()) -> str:
@@ -99,12 +100,14 @@ def draw_statistics(
 
 def _histogram(axis: Axes, values: Mapping[str, Sequence[int]], title: str, x: str, y: str) -> None:
     everything = np.concatenate([np.asarray(v) for v in values.values()])
-    low, high = everything.min(), everything.max()
+    low, high = int(everything.min()), int(everything.max())
     wide = low > 0 and high > 50 * low  # sources of very different lengths
-    edges = np.geomspace(low, high + 1, 31) if wide else np.linspace(low - 0.5, high + 0.5, 31)
+    width = -(-(high - low + 1) // _BARS)  # whole numbers: every bar covers equally many of them
+    edges = np.geomspace(low, high + 1, _BARS + 1) if wide else np.arange(low, high + width + 1, width) - 0.5
     axis.hist(list(values.values()), edges, stacked=True, label=[f"{name} ({len(v):,})" for name, v in values.items()])
     if wide:
         axis.set_xscale("log")
+    axis.xaxis.get_major_locator().set_params(**({} if wide else {"integer": True}))
     axis.set_title(title, fontsize=11)
     axis.set_xlabel(x)
     axis.set_ylabel(y)
