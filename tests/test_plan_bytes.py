@@ -40,31 +40,25 @@ def keeping(policy: PolicyConfig, remat: str, scan_layers: bool = True) -> Polic
 
 UPDATES = {
     "all": (SMALL, "short"),
-    "all, wide": (WIDE, "middle"),
-    "all, long": (SMALL, "long"),
-    "adapters": (adapted(SMALL), "short"),
-    "adapters, wide": (adapted(WIDE), "middle"),
-    "adapters, wide, long": (adapted(WIDE), "long"),
-    "bfloat16": (half(SMALL), "middle"),
-    "bfloat16, wide": (half(WIDE), "short"),
+    "long": (SMALL, "long"),
+    "adapters": (adapted(WIDE), "middle"),
+    "bfloat16": (half(WIDE), "short"),
     "bfloat16, adapters": (half(adapted(SMALL)), "short"),
     "dots kept": (keeping(SMALL, "dots"), "short"),
-    "all kept": (keeping(WIDE, "none"), "short"),
+    "all but scores kept": (keeping(SMALL, "attention"), "middle"),
     "all kept, unrolled": (keeping(SMALL, "none", scan_layers=False), "short"),
     "fsdp 2": (WIDE, "short", 2),
     "fsdp 4": (SMALL, "middle", 4),
-    "tensor 2": (WIDE, "short", 1, 2),
     "tensor 2, adapters": (adapted(WIDE), "middle", 1, 2),
 }
 ROLLOUTS = {
-    "wide": (WIDE, "short"),
     "long": (SMALL, "long"),
     "bfloat16": (half(SMALL), "middle"),
     "adapters": (adapted(WIDE), "short"),
-    "fsdp 2": (SMALL, "middle", 2),
     "fsdp 4": (SMALL, "middle", 4),
     "tensor 2": (SMALL, "middle", 1, 2),
 }
+"""Policy, length of rows, fsdp and tensor."""
 
 
 @pytest.mark.parametrize("case", UPDATES)

@@ -111,7 +111,7 @@ class Estimator:
         whole = nbytes(a.state.params)
         parts = {
             **self._held(a),
-            "gradients": (self._floor - layer) * self._sharded(a.state.params) // whole * own.tensor,
+            "gradients": max(self._floor - layer, whole) * self._sharded(a.state.params) // whole * own.tensor,
             "trajectories": nbytes((a.trajectory, a.advantage_NT)),
             "activations": activations,
             **self._gathered(a),
