@@ -76,6 +76,10 @@ def initialize() -> None:
     seconds = given.get("connect_seconds", CONNECT_SECONDS)
     with _ended_after(seconds, runtime):
         jax.distributed.initialize(**runtime.arguments, initialization_timeout=seconds + GRACE_SECONDS)
+    if jax.default_backend() == "cpu":
+        # Code that jaxlib 0.10 reads back from its cache no longer keeps independent transfers between CPU processes in
+        # one order (on GPUs and TPUs other code runs them): two processes then wait, each in another one, for ever.
+        jax.config.update("jax_enable_compilation_cache", False)
     print(
         f"process {jax.process_index()} of {jax.process_count()} ({runtime.name}): {jax.local_device_count()} of "
         f"{jax.device_count()} devices",
