@@ -133,7 +133,9 @@ def _weights(t: Trajectory, config: GRPOConfig) -> jax.Array:
         subaction, length, active = a
         return token_weights(config.objective.averaging, subaction, length, active, max_subactions)
 
-    weights = jax.lax.map(of_minibatch, jax.tree.map(by_minibatch, (t.subaction_NTR, t.reply_len_NT, t.active_NT)))
+    # No loop: on CPUs, processes meet in the collectives of a loop and in those beside it in any order, and wait for
+    # each other for ever.
+    weights = jax.vmap(of_minibatch)(jax.tree.map(by_minibatch, (t.subaction_NTR, t.reply_len_NT, t.active_NT)))
     return jnp.moveaxis(weights, 0, 1).reshape(*t.subaction_NTR.shape)
 
 
@@ -233,14 +235,16 @@ def update(
     if mesh is not None:
         blocks = jax.lax.with_sharding_constraint(blocks, NamedSharding(mesh, Spec(None, None, *ROWS)))
 
-    def one_minibatch(state, minibatch):
+    def one_minibatch(state, minibatch_and_padding):
+        minibatch, share = minibatch_and_padding
         gradient, sums = accumulate(state.params, base, reference, minibatch, policy, config, temperature)
         state, watched = apply_gradient(state, gradient, optimizer)
-        share = padding(row_tokens(minibatch), row_widths(minibatch, config))
         watched |= {"loss": sums.pop("loss"), "padding": share}
         weight = jnp.maximum(sums.pop("weight"), 1e-9)
         return state, {name: value / weight for name, value in sums.items()} | watched
 
     with in_force(mesh):
-        state, metrics = jax.lax.scan(one_minibatch, state, blocks)
+        # Worked out before the loop that carries it, for the reason given in `_weights`.
+        share = jax.vmap(lambda minibatch: padding(row_tokens(minibatch), row_widths(minibatch, config)))(blocks)
+        state, metrics = jax.lax.scan(one_minibatch, state, (blocks, share))
     return dataclasses.replace(state, step=state.step + 1), jax.tree.map(jnp.mean, metrics)

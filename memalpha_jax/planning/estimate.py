@@ -116,7 +116,18 @@ class Estimator:
             "activations": activations,
             **self._gathered(a),
         }
+        if self.topology.platform == "cpu":
+            parts |= self._replaced(a, parts)
         return Phase(UPDATE, parts, rows, "grpo.block_rows over mesh.data x mesh.fsdp", 0)
+
+    def _replaced(self, a: Any, parts: dict[str, int]) -> dict[str, int]:
+        """By what the step of the optimizer needs more than the blocks before it, where it does.
+
+        It holds the sum of gradients, and, since the old ones are read until the end, new parameters and moments.
+        """
+        needed = self._sharded(a.state.params) * 2 + self._sharded(a.state.opt_state)
+        more = needed - sum(parts.get(name, 0) for name in ("gradients", "activations", "gathered weights"))
+        return {"new state": more} if more > 0 else {}
 
     @functools.cache  # noqa: B019 - an estimator lives as long as its plan
     def _update_peak(self, rows: int) -> int:
@@ -145,14 +156,22 @@ class Estimator:
         if self.layout.fsdp == 1:
             return {}
         layer, embed = self._layer(a), nbytes(_tables(a.params)) // self.layout.tensor
-        ahead = 0 if self.topology.platform == "cpu" else layer
-        return {"gathered weights": max(layer, embed) + ahead}
+        return {"gathered weights": max(layer, embed) + self._ahead(a)}
+
+    def _ahead(self, a: Any) -> int:
+        return 0 if self.topology.platform == "cpu" else self._layer(a)
 
     def _gathered_for_replies(self, a: Any) -> dict[str, int]:
-        """All weights, before a reply is begun, since the loop over its tokens does not change them; and a layer."""
+        """All weights, before a reply is begun, since the loop over its tokens does not change them.
+
+        Prompts gather for themselves, a matrix at a time: without a backward pass none is needed again.
+        """
         if self.layout.fsdp == 1:
             return {}
-        return {"gathered weights": nbytes(a.params) // self.layout.tensor + self._gathered(a)["gathered weights"]}
+        tables = _tables(a.params)
+        matrix = max(nbytes(x) for name, x in a.params.items() if name not in tables) // self.policy.layers
+        for_prompts = max(matrix, nbytes(tables)) // self.layout.tensor + self._ahead(a)
+        return {"gathered weights": nbytes(a.params) // self.layout.tensor + for_prompts}
 
     def _layer(self, a: Any) -> int:
         """One layer of weights, whole but for what tensor divides."""

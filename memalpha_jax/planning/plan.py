@@ -167,6 +167,8 @@ def _assumed(estimator: Estimator) -> Iterator[str]:
         yield "attention is a fused kernel, which holds no scores"
     else:
         yield "attention is plain XLA, a block of queries after the other; a compiler may hold the scores of several"
+    if top.platform != "cpu":
+        yield "the optimizer replaces parameters and moments in place"
     if estimator.layout.fsdp > 1:
         yield "a layer of weights or the embedding is gathered at a time, and gradients are reduced to slices"
         if top.platform != "cpu":
