@@ -200,7 +200,7 @@ class _Program:
     def scan(self, equation: Any, inputs: list[_Value | None]) -> tuple[int, list[_Value | None]]:
         """Bytes that one turn of the loop needs besides its arguments and results, and what the loop reads."""
         p = equation.params
-        consts, carry = p["num_consts"], p["num_carry"]
+        consts, carry = _scan_arguments(equation)
         body, arguments = self._body(p["jaxpr"].jaxpr.invars[: consts + carry], consts)
         for var in p["jaxpr"].jaxpr.invars[consts + carry :]:  # stacks are converted as a whole
             arguments.append(_Value(_bytes(var.aval) * (2 if self._is_half(var.aval) else 1), fusible=True))
@@ -364,6 +364,19 @@ def _called(equation: Any) -> Jaxpr:
     """The function that an equation calls."""
     inner = equation.params.get("jaxpr") or equation.params.get("call_jaxpr")
     return getattr(inner, "jaxpr", inner)
+
+
+def _scan_arguments(equation: Any) -> tuple[int, int]:
+    """How many arguments of a scan are constants, and how many, after them, are carried.
+
+    Counted by axes, since releases of JAX keep these numbers in different ways: only what is stacked has one axis more
+    outside the loop than in it.
+    """
+    body = equation.params["jaxpr"].jaxpr
+    ranks = lambda variables: [len(var.aval.shape) for var in variables]
+    carry = sum(map(int.__eq__, ranks(equation.outvars), ranks(body.outvars)))
+    consts = sum(map(int.__eq__, ranks(equation.invars), ranks(body.invars))) - carry
+    return consts, carry
 
 
 def _bytes(aval: Any) -> int:
