@@ -141,7 +141,7 @@ def test_faults_in_a_file_of_episodes(finished, tmp_path, lines, words):
         ("squad", None, "No such file"),
         ("squad", "[1, 2]", "official layout"),
         ("locomo", '{"data": []}', "official layout"),
-        ("locomo", "\udcff", "not valid JSON"),
+        ("locomo", "\udcff", "line 1: not utf-8 text"),
     ],
 )
 def test_files_of_another_kind(finished, tmp_path, source, content, words):

@@ -165,7 +165,7 @@ BAD_VALUES = [
     ("evaluation.lengths", (), "at least 1"),
     ("run.save_every", 0, "at least 1"),
     ("memory.enabled", ("core", "notes"), "notes"),
-    ("episodes.source", "nonsense", "choose one of generated, squad, locomo, jsonl"),
+    ("episodes.source", "nonsense", "choose one of generated, jsonl, prepared"),
     ("episodes.source", "squad", "set config.episodes.path"),
 ]
 

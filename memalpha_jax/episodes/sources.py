@@ -137,9 +137,9 @@ def _registered(name: str) -> Source:
 
     try:
         return registry.select([name])[0]
-    except UserError as error:
-        others = ", ".join((GENERATED, JSONL, PREPARED))
-        raise UserError(f"episodes: source {name!r} is unknown; choose one of {others}, or: {error}") from None
+    except UserError:
+        known = dict.fromkeys((GENERATED, JSONL, PREPARED, *(source.name for source in registry.all_sources())))
+        raise UserError(f"episodes: source {name!r} is unknown; choose one of {', '.join(known)}") from None
 
 
 def _split_files(config: EpisodesConfig, count_tokens: CountTokens) -> tuple[list[Episode], list[Episode]]:
