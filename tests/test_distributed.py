@@ -245,8 +245,8 @@ def test_a_coordinator_that_is_not_there_is_told_in_time():
 
 # Two processes train as one does
 
-STEPS = 2
-CHANGES = {"grpo.steps": STEPS, "run.save_every": 2, "run.evaluate_every": 2, "run.trace_every": 2}
+STEPS, STOPPED = 3, 2
+CHANGES = {"grpo.steps": STEPS, "run.save_every": 1, "run.evaluate_every": STEPS, "run.trace_every": STOPPED}
 G, N, T = mini.SETTINGS["grpo.group"], 8, mini.SETTINGS["episodes.chunks"]
 
 
@@ -263,52 +263,51 @@ def one(tmp_path_factory, changes) -> tuple[Path, dict[str, list]]:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory, changes) -> tuple[Path, list[list[dict[str, list]]]]:
-    """The run of two processes with a device each, and what they counted in step 1 and after it.
+def two(tmp_path_factory, changes) -> tuple[Path, list[dict[str, list]]]:
+    """The run of two processes with a device each, and what they counted at their second start.
 
-    In step 1 one of them is told to end; both do, and go on at the next start. That one ends by SIGKILL, while the
-    checkpoint of step 2 is written, and step 2 is done again.
+    The first start ends by SIGKILL, while the checkpoint of step 2 is written. The second does step 2 again, in which
+    one of the processes is told to end; both do, before step 3.
     """
     workdir = tmp_path_factory.mktemp("two")
-    ended = pair.finish(*pair.start_two(workdir, changes, {}, {"TERMINATED": "yes"}))
-    before = [pair.counts(done) for done in ended]
-    assert f"SIGTERM: saved step 1 of {STEPS}" in ended[0].stdout
-    assert "SIGTERM" not in ended[1].stdout  # one process speaks for all
     killed, other = pair.start_two(workdir, changes, {"KILLED": "yes"})
     with ThreadPoolExecutor() as pool:
         others_end = pool.submit(mini.finish, other, pair.PATIENCE)
         assert mini.finish(killed, pair.PATIENCE).returncode == -signal.SIGKILL
         other.kill()
         assert others_end.result().returncode != 0
-    assert len(read_metrics(workdir / "metrics.jsonl")) == 2
-    assert [path.name.split(".")[0] for path in (workdir / "checkpoints").glob("*tmp*")] == ["2"]
-    return workdir, [before, [pair.counts(done) for done in pair.finish(*pair.start_two(workdir, changes))]]
+    assert len(read_metrics(workdir / "metrics.jsonl")) == STOPPED
+    assert sorted(path.name.split(".")[0] for path in (workdir / "checkpoints").iterdir()) == ["1", "2"]
+    assert not (workdir / "checkpoints" / "2").exists()
+    ended = pair.finish(*pair.start_two(workdir, changes, {}, {"TERMINATED": "yes"}))
+    assert f"SIGTERM: saved step {STOPPED} of {STEPS}" in ended[0].stdout
+    assert "SIGTERM" not in ended[1].stdout  # one process speaks for all
+    return workdir, [pair.counts(done) for done in ended]
 
 
 def test_each_process_works_for_its_own_trajectories_only(one, two):
     rows = pair.CHANGES["rollout.rows"]
-    for counted in two[1]:
-        for process in counted:
-            assert process["asked"] == [rows // 2] * (T * N // rows)
-            assert process["scored"] == [N // 2]
-            assert [len(drawn) for drawn in process["drawn"]] == [N // G // 2]
-            assert set(process["tokenised"]) == {N // G // 2}  # of the steps ahead too
-    together = [a + b for part in two[1] for a, b in zip(part[0]["drawn"], part[1]["drawn"], strict=True)]
-    assert together == one[1]["drawn"]
+    for process in two[1]:
+        assert process["asked"] == [rows // 2] * (T * N // rows)
+        assert process["scored"] == [N // 2]
+        assert [len(drawn) for drawn in process["drawn"]] == [N // G // 2]
+        assert set(process["tokenised"]) == {N // G // 2}  # of the steps ahead too
+    together = [a + b for a, b in zip(two[1][0]["drawn"], two[1][1]["drawn"], strict=True)]
+    assert together == one[1]["drawn"][STOPPED - 1 : STOPPED]
 
 
 def test_two_processes_end_with_the_bits_of_one(one, two):
-    """Also when they were stopped and killed between: the devices compute the same, whosesoever they are."""
-    pair.assert_same(one[0], two[0], STEPS)
+    """Also when they were killed between: the devices compute the same, whichever process they belong to."""
+    pair.assert_same(one[0], two[0], STOPPED)
     metrics = read_metrics(two[0] / "metrics.jsonl")
-    assert [line["step"] for line in metrics] == list(range(1, STEPS + 1))
+    assert [line["step"] for line in metrics] == list(range(1, STOPPED + 1))
     assert all(line["update/grad_norm"] > 0 for line in metrics)  # or they would agree on nothing much
-    traces = [{path.name: path.read_bytes() for path in (w / "traces").iterdir()} for w in (one[0], two[0])]
+    traces = [(workdir / "traces" / f"step_{STOPPED:06d}.jsonl").read_bytes() for workdir in (one[0], two[0])]
     assert traces[0] == traces[1]
 
 
 def test_one_process_writes_and_nothing_unfinished_is_left(one, two):
-    assert len(list((two[0] / "tensorboard").iterdir())) == 3  # a file per start, not per process
+    assert len(list((two[0] / "tensorboard").iterdir())) == 2  # a file per start, not per process
     files = [{p.relative_to(w).parts[0] for p in w.rglob("*")} for w in (one[0], two[0])]
     assert files[0] == files[1]
     assert not list(two[0].rglob("*tmp*"))

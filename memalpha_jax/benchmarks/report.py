@@ -63,7 +63,7 @@ def as_text(result: Result, device: Device) -> str:
         counted = ["-"] * 4
         if work is not None:
             counted = [f"{work.tokens}", f"{work.flops / 1e9:.1f}", f"{work.moved / 1e9:.2f}" if work.moved else "-"]
-            counted.append(f"{work.tokens / one.timing.min:.0f}" if work.tokens else "-")
+            counted.append(f"{work.tokens / one.timing.min:.0f}" if work.tokens and one.timing.min > 0 else "-")
         times = [f"{one.timing.min:.3f}", f"{one.timing.median:.3f}"]
         body.append([one.part, one.by, *counted[:3], *times, counted[3], percent(copied), percent(multiplied)])
     lines = [

@@ -75,8 +75,9 @@ class Policy:
         T, V = len(tokens_T), self.config.vocab_size
         if T == 0:
             raise UserError("logits of no tokens were asked for; give at least one token id")
-        if tokens_T.min() < 0 or tokens_T.max() >= V:
-            raise UserError(f"token ids run from 0 to {V - 1}, got {tokens_T.min()} to {tokens_T.max()}")
+        low, high = int(np.min(tokens_T)), int(np.max(tokens_T))
+        if low < 0 or high >= V:
+            raise UserError(f"token ids run from 0 to {V - 1}, got {low} to {high}")
         padded = np.zeros((1, 1 << (T - 1).bit_length()), np.int32)  # few lengths, few compilations
         padded[0, :T] = tokens_T
         logits = _forward(self.config)(self.params, padded)
