@@ -37,6 +37,7 @@ SETTINGS: dict[str, Any] = {
     "rollout.max_calls": 2,
     "warmstart.batch": 4,
     "warmstart.block_rows": 4,
+    "warmstart.buckets": 1,  # every width is compiled
     "warmstart.round_rows": 16,
     "warmstart.copy_short.steps": 2,
     "warmstart.copy_long.steps": 0,
@@ -51,6 +52,7 @@ SETTINGS: dict[str, Any] = {
     "grpo.episodes": 2,
     "grpo.group": 2,
     "grpo.block_rows": 2,
+    "grpo.buckets": 2,
     "grpo.minibatches": 1,
     "grpo.steps": STEPS,
     "evaluation.episodes": 2,
