@@ -47,13 +47,13 @@ class Episode:
     metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
 
-def validate(episode: Episode) -> Episode:
+def validate(episode: Episode, where: str = "") -> Episode:
     """Returns the episode, its questions thinned to `MAX_QUESTIONS`; `UserError` names the instance and the
-    field.
+    field, after the place it was read from, if given.
     """
     problem = next(iter(_problems(episode)), None)
     if problem:
-        raise UserError(f"episode {episode.instance_id!r}: {problem}")
+        raise UserError(f"{where}: " * bool(where) + f"episode {episode.instance_id!r}: {problem}")
     if len(episode.questions) <= MAX_QUESTIONS:
         return episode
     return dataclasses.replace(episode, questions=sample_questions(episode.questions, episode.instance_id))
@@ -110,10 +110,7 @@ def episode_from_json(record: Any, where: str) -> Episode:
         ),
         metadata=_typed(record, "metadata", dict, where, {}),
     )
-    try:
-        return validate(episode)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+    return validate(episode, where)
 
 
 def _question_from_json(record: Any, field: str, where: str) -> Question:

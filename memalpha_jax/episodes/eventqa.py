@@ -22,7 +22,6 @@ from memalpha_jax.episodes.episode import Episode, Question, validate
 from memalpha_jax.episodes.memory_agent_bench import BenchmarkRow, read_rows
 from memalpha_jax.episodes.source import EVALUATION, BuildOptions, Paths, Published, Source
 from memalpha_jax.episodes.wrapping import READING, Wrapper
-from memalpha_jax.errors import UserError
 
 CHUNK_TOKENS = 2048
 
@@ -40,10 +39,7 @@ def _episode(row: BenchmarkRow, number: int, options: BuildOptions) -> Episode:
     rng = np.random.default_rng((options.seed, number))
     chunks = tuple(wrapped.text for wrapped in wrapper.wrap(parts, rng))
     questions = tuple(Question(question, golds, "next_event") for question, golds in row.questions)
-    try:
-        return validate(Episode(f"{row.source}-{number}", "eventqa", chunks, questions, {"source": row.source}))
-    except UserError as error:
-        raise UserError(f"{row.where}: {error}") from None
+    return validate(Episode(f"{row.source}-{number}", "eventqa", chunks, questions, {"source": row.source}), row.where)
 
 
 def _load(paths: Paths, options: BuildOptions) -> Iterator[Episode]:

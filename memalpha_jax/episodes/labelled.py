@@ -15,6 +15,7 @@ import numpy as np
 import scipy.sparse
 
 from memalpha_jax.episodes.official import read_csv
+from memalpha_jax.episodes.source import EVALUATION, TRAINING
 from memalpha_jax.errors import UserError
 
 ALIKE_WORDS = 10
@@ -92,6 +93,15 @@ def distinct(samples: Iterable[Sample], without: Iterable[Sample] = ()) -> list[
         if known is not None and known.label != one.label:
             first[key] = None
     return [one for key, one in first.items() if one is not None and key not in taken]
+
+
+def halves(train: Sequence[Sample], test: Sequence[Sample], role: str) -> tuple[list[Sample], list[Sample]]:
+    """(samples that `role` may show, samples that evaluation asks) of a source whose training file serves both roles.
+
+    Half of `train` goes to each role; what is like a text of `test` goes to evaluation.
+    """
+    dealt = deal(distinct(train, without=test), {EVALUATION: 0.5, TRAINING: 0.5}, test, EVALUATION)
+    return dealt[role], distinct(test)
 
 
 def deal(

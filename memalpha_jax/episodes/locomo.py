@@ -43,10 +43,7 @@ def _episode(record: Any, where: str, chunk_tokens: int, count_tokens: CountToke
         if (question := _question(qa, f"{where}.qa[{i}]", chunks))
     ]
     name = field(record, "sample_id", str, where)
-    try:
-        return validate(Episode(name, "locomo", tuple(c.text for c in chunks), tuple(questions)))
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+    return validate(Episode(name, "locomo", tuple(c.text for c in chunks), tuple(questions)), where)
 
 
 def _turns(conversation: dict[str, Any], where: str) -> list[Unit]:

@@ -156,11 +156,8 @@ def _episode(name: str, source: str, records: Sequence[_Record], options: BuildO
         for record in records
         for a in record.asked
     )
-    try:
-        about = {"question_ids": [record.name for record in records]}
-        return validate(Episode(name, source, tuple(chunk.text for chunk in chunks), questions, about))
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+    about = {"question_ids": [record.name for record in records]}
+    return validate(Episode(name, source, tuple(chunk.text for chunk in chunks), questions, about), where)
 
 
 def _read(path: os.PathLike[str]) -> Iterator[_Record]:

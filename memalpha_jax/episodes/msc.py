@@ -44,10 +44,7 @@ def load_msc(paths: Paths, options: BuildOptions) -> Iterator[Episode]:
         units = [unit for i, (record, where) in enumerate(pairs, 1) for unit in _units(record, i, where)]
         questions = tuple(_question(record, i, where) for i, (record, where) in enumerate(pairs, 1))
         chunks = tuple(chunk.text for chunk in chunker(units))
-        try:
-            yield validate(Episode(f"msc-{number}", "msc", chunks, questions))
-        except UserError as error:
-            raise UserError(f"{pairs[0][1]} and the lines after it: {error}") from None
+        yield validate(Episode(f"msc-{number}", "msc", chunks, questions), f"{pairs[0][1]} and the lines after it")
 
 
 def _units(record: dict[str, Any], pair: int, where: str) -> Iterator[Unit]:

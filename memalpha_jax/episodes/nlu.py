@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memalpha_jax.episodes.episode import Episode
-from memalpha_jax.episodes.labelled import Sample, deal, distinct, label_names, read_labelled_csv
+from memalpha_jax.episodes.labelled import Sample, halves, label_names, read_labelled_csv
 from memalpha_jax.episodes.labelled_episodes import Stream, evaluation_episodes, training_episodes
 from memalpha_jax.episodes.source import EVALUATION, TRAINING, BuildOptions, Paths, Published, Source
 
@@ -36,8 +36,7 @@ def load_evaluation(paths: Paths, options: BuildOptions) -> Iterator[Episode]:
 def _read(paths: Paths, role: str) -> tuple[list[Sample], list[Sample]]:
     train = read_labelled_csv(paths["train"], FIELDS)
     test = read_labelled_csv(paths["test"], FIELDS, label_names(train))
-    dealt = deal(distinct(train, without=test), {EVALUATION: 0.5, TRAINING: 0.5}, test, EVALUATION)
-    return dealt[role], distinct(test)
+    return halves(train, test, role)
 
 
 _FILES = {"train": ("train.csv",), "test": ("test.csv",)}

@@ -80,7 +80,7 @@ def load_memalpha(path: Path) -> Iterator[Episode]:
             ),
             metadata=_metadata(row, where),
         )
-        yield _validated(episode, where)
+        yield validate(episode, where)
 
 
 def _decoded(row: Mapping[str, Any], column: str, kind: type, where: str) -> Any:
@@ -111,13 +111,6 @@ def _text_or_number(value: Any, where: str) -> str:
     return str(value) if type(value) in (int, float) else typed(value, str, where)
 
 
-def _validated(episode: Episode, where: str) -> Episode:
-    try:
-        return validate(episode)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-
-
 def load_memory_agent_bench(path: Path, options: BuildOptions) -> Iterator[Episode]:
     """The episodes of one file of `ai-hyz/MemoryAgentBench`, cut and wrapped as the sources themselves are.
 
@@ -134,7 +127,7 @@ def load_memory_agent_bench(path: Path, options: BuildOptions) -> Iterator[Episo
             chunks=_bench_chunks(field(row, "context", str, where), source, options, number),
             questions=tuple(_bench_questions(row, metadata, where)),
         )
-        yield _validated(episode, where)
+        yield validate(episode, where)
 
 
 def _bench_chunks(context: str, source: str, options: BuildOptions, number: int) -> tuple[str, ...]:

@@ -18,8 +18,9 @@ from typing import Any
 from memalpha_jax.episodes.document_stream import read_passages, stream_episode
 from memalpha_jax.episodes.documents import AskedQuestion, Document, Evidence, one_line
 from memalpha_jax.episodes.episode import Episode
-from memalpha_jax.episodes.official import field, read_json
+from memalpha_jax.episodes.official import field
 from memalpha_jax.episodes.source import EVALUATION, BuildOptions, Paths, Published, Source
+from memalpha_jax.episodes.squad import read_paragraphs
 from memalpha_jax.errors import UserError
 
 STREAM_TOKENS = 197_000
@@ -33,7 +34,7 @@ def load_ruler_qa1(
     `UserError` names the file and the field that is not as expected, or the tokens that are lacking.
     """
     documents, asked = [], []
-    for paragraph, where in _paragraphs(path):
+    for paragraph, where in read_paragraphs(path):
         document = Document(one_line(field(paragraph, "context", str, where)))
         if not document.text:
             continue
@@ -50,13 +51,6 @@ def load_ruler_qa1(
         stream_tokens=options.stream_tokens or STREAM_TOKENS,
         options=options,
     )
-
-
-def _paragraphs(path: str | os.PathLike[str]) -> Iterator[tuple[Any, str]]:
-    for a, article in enumerate(field(read_json(path), "data", list, str(path))):
-        where = f"{path}, data[{a}]"
-        for p, paragraph in enumerate(field(article, "paragraphs", list, where)):
-            yield paragraph, f"{where}.paragraphs[{p}]"
 
 
 def _questions(record: Any, where: str, document: Document) -> list[AskedQuestion]:

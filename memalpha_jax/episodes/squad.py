@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +55,7 @@ def load_squad(
     `UserError` names the file and the field that is not as expected.
     """
     rng = np.random.default_rng(seed)
-    paragraphs = _unique_contexts(_read(path))
+    paragraphs = _unique_contexts([_read_paragraph(record, where) for record, where in read_paragraphs(path)])
     order = rng.permutation(len(paragraphs)).tolist()
     wrapper = Wrapper(DOCUMENTS, count_tokens)
     chunker = variable_chunker(MIN_CHUNK_TOKENS, chunk_tokens, wrapper.count_tokens if wrapped else count_tokens, rng)
@@ -70,13 +71,12 @@ def load_squad(
     return episodes
 
 
-def _read(path: str | os.PathLike[str]) -> list[_Paragraph]:
-    paragraphs = []
+def read_paragraphs(path: str | os.PathLike[str]) -> Iterator[tuple[Any, str]]:
+    """The record of every paragraph, as it stands in the file, and its place."""
     for a, article in enumerate(field(read_json(path), "data", list, str(path))):
         where = f"{path}, data[{a}]"
         for p, paragraph in enumerate(field(article, "paragraphs", list, where)):
-            paragraphs.append(_read_paragraph(paragraph, f"{where}.paragraphs[{p}]"))
-    return paragraphs
+            yield paragraph, f"{where}.paragraphs[{p}]"
 
 
 def _read_paragraph(paragraph: dict, where: str) -> _Paragraph:

@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator
 
 from memalpha_jax.episodes.episode import Episode
-from memalpha_jax.episodes.labelled import Sample, deal, distinct, sample, several_labels
+from memalpha_jax.episodes.labelled import Sample, halves, sample, several_labels
 from memalpha_jax.episodes.labelled_episodes import Stream, evaluation_episodes, training_episodes
 from memalpha_jax.episodes.official import read_text
 from memalpha_jax.episodes.source import EVALUATION, TRAINING, BuildOptions, Paths, Published, Source
@@ -54,9 +54,7 @@ def load_fine(paths: Paths, options: BuildOptions) -> Iterator[Episode]:
 
 
 def _read(paths: Paths, role: str) -> tuple[list[Sample], list[Sample]]:
-    train, test = _lines(paths["train"]), _lines(paths["test"])
-    dealt = deal(distinct(train, without=test), {EVALUATION: 0.5, TRAINING: 0.5}, test, EVALUATION)
-    return dealt[role], distinct(test)
+    return halves(_lines(paths["train"]), _lines(paths["test"]), role)
 
 
 def _lines(path: str | os.PathLike[str]) -> list[Sample]:
