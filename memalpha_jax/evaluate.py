@@ -29,6 +29,7 @@ from memalpha_jax.comparison import SECTIONS, compare, held_out_episodes
 from memalpha_jax.config import build
 from memalpha_jax.errors import UserError, run_main
 from memalpha_jax.experiment import Config
+from memalpha_jax.leaderboard.evaluate import evaluate_methods
 from memalpha_jax.metrics_log import read_metrics
 from memalpha_jax.policy.hugging_face import holds_model
 from memalpha_jax.policy.policy import Policy, load_policy
@@ -132,6 +133,14 @@ def headline(results: dict[str, Any], source: str) -> str:
 
 def main(argv: Sequence[str]) -> None:
     del argv
+    if flags.FLAGS.config is not None and "methods" in flags.FLAGS.config:
+        evaluate_methods(flags.FLAGS.config, flags.FLAGS.workdir)
+    else:
+        evaluate_run()
+
+
+def evaluate_run() -> None:
+    """The policies of one workdir, on the kind of episodes that it was trained on."""
     workdir = Workdir(Path(flags.FLAGS.workdir))
     if holds_model(workdir.root):
         raise UserError(

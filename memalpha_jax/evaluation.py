@@ -262,14 +262,15 @@ def written_memories(
                 items=tuple((item.type, tokenizer.decode(item.tokens)) for item in items),
                 tokens=int(memory_tokens(state)),
                 stream_tokens=int(np.sum(data.chunk_len_BT[n])),
-                calls=tuple(_written_calls(tokenizer, calls, statuses_NK, n) for calls, statuses_NK in own),
+                calls=tuple(written_calls(tokenizer, calls, statuses_NK, n) for calls, statuses_NK in own),
                 dropped=sum(int(calls.dropped[n]) for calls, _ in own),
             )
         )
     return results
 
 
-def _written_calls(tokenizer: Tokenizer, calls: CallBatch, statuses_NK: np.ndarray, n: int) -> tuple[WrittenCall, ...]:
+def written_calls(tokenizer: Tokenizer, calls: CallBatch, statuses_NK: np.ndarray, n: int) -> tuple[WrittenCall, ...]:
+    """The calls of trajectory `n` of one step, with what became of them."""
     found = []
     for k, status in enumerate(statuses_NK[n].tolist()):
         if status != Status.NO_CALL:

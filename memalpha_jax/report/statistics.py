@@ -1,10 +1,14 @@
-"""Bootstrap intervals. Episodes are resampled, not questions: those of one episode share a memory.
+"""Bootstrap intervals, over episodes or, for few long episodes, over the questions within each.
+
+Questions of one episode share a memory, so an interval over episodes says how other episodes would have gone, and one
+over questions how other questions about the same ones would have.
 
 Axes: E episodes, S resamples.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,3 +68,23 @@ def independent_difference(one_E: ArrayLike, other_F: ArrayLike, resamples: int 
     low, high = np.quantile(means[0] - means[1], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     mean = np.asarray(one_E, np.float64).mean() - np.asarray(other_F, np.float64).mean()
     return Estimate(float(mean), float(low), float(high))
+
+
+def question_interval(
+    values_EQ: Sequence[Sequence[float | None]], resamples: int = 2000, seed: int = 0
+) -> Estimate | None:
+    """Mean over episodes of the mean over questions, with its interval over the questions of each episode.
+
+    None stands for a question without a result and is left out; so is an episode without any. None is returned where
+    nothing is left.
+    """
+    rng = np.random.default_rng(seed)
+    kept = [[value for value in own if value is not None] for own in values_EQ]
+    arrays = [np.asarray(own, np.float64) for own in kept if own]
+    if not arrays:
+        return None
+    drawn_S = np.zeros(resamples)
+    for own in arrays:
+        drawn_S += own[rng.integers(len(own), size=(resamples, len(own)))].mean(1) / len(arrays)
+    low, high = np.quantile(drawn_S, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Estimate(float(np.mean([own.mean() for own in arrays])), float(low), float(high))

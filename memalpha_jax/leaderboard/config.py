@@ -1,0 +1,96 @@
+"""The configuration of a comparison of methods on sources: `experiments/eval.py`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from ml_collections import config_dict
+
+from memalpha_jax.chat.config import ChatConfig
+from memalpha_jax.config import to_dict
+from memalpha_jax.errors import UserError
+from memalpha_jax.methods.config import MethodConfig
+from memalpha_jax.methods.registry import METHODS, check_known
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyChoice:
+    """path: a workdir, a checkpoint or a Hugging Face model: writes for `memalpha`, and is the model "local"."""
+
+    path: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeChoice:
+    """Which episodes of each source are used.
+
+    Attributes:
+      data: folder with the official files, a folder per source, as `memalpha_jax.prepare --raw` takes it.
+      episodes: per source, at most. first: number of the first one.
+      chunk_tokens: longest chunk; chunks: of an episode, at most: a longer one is cut there, and its questions about
+        what was cut off are left out; 0 cuts nothing.
+      questions: of an episode, at most, chosen by `seed`.
+    """
+
+    data: str = ""
+    episodes: int = 4
+    first: int = 0
+    chunk_tokens: int = 2048
+    chunks: int = 0
+    questions: int = 100
+    seed: int = 42
+
+
+@dataclasses.dataclass(frozen=True)
+class ReaderConfig:
+    """How answers are read off, the same for every method.
+
+    Attributes:
+      kind: "extractive" (deterministic, embedded), or an LLM: `chat` says which.
+      budget: tokens that a reader is shown of a memory at most.
+    """
+
+    kind: Literal["extractive", "chat"] = "extractive"
+    budget: int = 30000
+    chat: ChatConfig = ChatConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class LeaderboardConfig:
+    """A comparison.
+
+    Attributes:
+      methods: by name, see `memalpha_jax.methods.registry`. sources: as `memalpha_jax.prepare --list` has them.
+      batch: episodes that a method writes side by side.
+      bootstrap: resamples of the intervals.
+      published: score by the published rules, quirks included.
+    """
+
+    methods: tuple[str, ...] = tuple(METHODS)
+    sources: tuple[str, ...] = ("generated",)
+    policy: PolicyChoice = PolicyChoice()
+    episodes: EpisodeChoice = EpisodeChoice()
+    method: MethodConfig = MethodConfig()
+    chat: ChatConfig = ChatConfig()
+    reader: ReaderConfig = ReaderConfig()
+    batch: int = 16
+    bootstrap: int = 2000
+    published: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.methods or not self.sources:
+            raise UserError("name at least one method and one source: config.methods, config.sources")
+        check_known(self.methods)
+
+
+def default_config() -> config_dict.ConfigDict:
+    """Every key with its default, for an experiment file to change."""
+    return config_dict.ConfigDict(_with_tuples(to_dict(LeaderboardConfig())))
+
+
+def _with_tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _with_tuples(item) for key, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,132 @@
+"""Runs every method on every source: memories first, then the answers from them, both kept as they come."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from absl import logging
+
+from memalpha_jax.episodes.chunkers import CountTokens
+from memalpha_jax.episodes.episode import Episode
+from memalpha_jax.leaderboard.config import LeaderboardConfig
+from memalpha_jax.leaderboard.store import Store, episode_key, key_of
+from memalpha_jax.leaderboard.write import write_episodes
+from memalpha_jax.methods.context import fit, reader_query
+from memalpha_jax.methods.method import Method, Passage
+from memalpha_jax.rewards.metrics import score
+from memalpha_jax.rewards.reader import Reader
+
+ANSWERS_AT_ONCE = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One method on one source. `memories`, `answers`: the keys of each episode's records."""
+
+    method: str
+    source: str
+    episodes: tuple[Episode, ...]
+    memories: tuple[str, ...]
+    answers: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """reader_identity: tells its answers from another reader's."""
+
+    methods: Mapping[str, Method]
+    episodes: Mapping[str, Sequence[Episode]]
+    reader: Reader
+    reader_identity: str
+    count_tokens: CountTokens
+
+
+def run(config: LeaderboardConfig, parts: Parts, store: Store) -> list[Cell]:
+    """Does what the store does not hold yet; the cells in the order of methods and sources."""
+    cells = [
+        _cell(config, parts, name, source, tuple(episodes))
+        for name in parts.methods
+        for source, episodes in parts.episodes.items()
+    ]
+    progress = Progress(sum(len(cell.episodes) for cell in cells))
+    for cell in cells:
+        for at in range(0, len(cell.episodes), config.batch):
+            group = slice(at, at + config.batch)
+            _write_group(config, parts, store, cell, group)
+            for i in range(len(cell.episodes))[group]:
+                _answer(parts, store, cell, i, published=config.published)
+            progress.done(len(cell.episodes[group]), f"{cell.method} on {cell.source}")
+    return cells
+
+
+def _cell(config: LeaderboardConfig, parts: Parts, name: str, source: str, episodes: tuple[Episode, ...]) -> Cell:
+    memories = tuple(key_of(parts.methods[name].identity, config.reader.budget, episode_key(e)) for e in episodes)
+    answers = tuple(key_of(memory, parts.reader_identity, config.published) for memory in memories)
+    return Cell(name, source, episodes, memories, answers)
+
+
+def _write_group(config: LeaderboardConfig, parts: Parts, store: Store, cell: Cell, group: slice) -> None:
+    """Writes a group as a whole, so that a run that was interrupted writes the same batches as one that was not."""
+    keys = cell.memories[group]
+    if all(store.has_memory(key) for key in keys):
+        return
+    shorten = functools.partial(fit, budget=config.reader.budget, count_tokens=parts.count_tokens)
+    records = write_episodes(parts.methods[cell.method], cell.episodes[group], shorten)
+    for key, record in zip(keys, records, strict=True):
+        store.save_memory(key, record)
+
+
+def _answer(parts: Parts, store: Store, cell: Cell, i: int, published: bool) -> None:
+    """Answers and scores what is left of one episode's questions."""
+    episode, key = cell.episodes[i], cell.answers[i]
+    given = len(store.read_answers(key))
+    if given == len(episode.questions):
+        return
+    record = store.read_memory(cell.memories[i])
+    for at in range(given, len(episode.questions), ANSWERS_AT_ONCE):
+        chosen = range(at, min(at + ANSWERS_AT_ONCE, len(episode.questions)))
+        store.add_answers(key, list(_answers(parts.reader, episode, record, chosen, published)))
+
+
+def _answers(
+    reader: Reader, episode: Episode, record: Mapping[str, Any], chosen: Sequence[int], published: bool
+) -> Iterator[dict[str, Any]]:
+    """One line per chosen question."""
+    contexts = [record["contexts"][q] for q in chosen]
+    asked = [q for q, context in zip(chosen, contexts, strict=True) if context["answer"] is None]
+    queries = [
+        reader_query(passages_of(record, record["contexts"][q]), episode.questions[q].question, episode.data_source)
+        for q in asked
+    ]
+    read = dict(zip(asked, reader.answer(queries), strict=True))
+    for q, context in zip(chosen, contexts, strict=True):
+        answer = context["answer"] if context["answer"] is not None else read[q]
+        question = episode.questions[q]
+        yield {"answer": answer, "score": score(episode.data_source, answer, question.answer, published)}
+
+
+def passages_of(record: Mapping[str, Any], context: Mapping[str, Any]) -> list[Passage]:
+    """The passages that a record keeps for one question."""
+    return [Passage(record["texts"][text], *rest) for text, *rest in context["passages"]]
+
+
+class Progress:
+    """Says how far a run is and about how long it still takes."""
+
+    def __init__(self, total: int):
+        self._total, self._done, self._start = total, 0, time.monotonic()
+
+    def done(self, episodes: int, what: str) -> None:
+        """`episodes` more are finished."""
+        self._done += episodes
+        spent = time.monotonic() - self._start
+        left = spent / self._done * (self._total - self._done)
+        logging.info("%s: %d of %d episodes, about %s left", what, self._done, self._total, _duration(left))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

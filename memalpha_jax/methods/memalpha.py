@@ -1,0 +1,164 @@
+"""memalpha: a policy, trained or not, that writes core, episodic and semantic memory through tool calls.
+
+The memories of one `open` are rows of one batched `MemoryState`, and a chunk of each is read by one step of the
+rollout that training uses, greedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from memalpha_jax.chat.lockstep import Lockstep
+from memalpha_jax.errors import UserError
+from memalpha_jax.evaluation import grow_for_reply, written_calls
+from memalpha_jax.memory.state import (
+    LISTS,
+    MemoryState,
+    empty_memory,
+    grow_for,
+    memory_core,
+    memory_items,
+    memory_tokens,
+    unstack,
+)
+from memalpha_jax.methods.method import CORE, Context, Entry, Operation, Passage, WriteRecord
+from memalpha_jax.methods.ranking import best_passages
+from memalpha_jax.policy.lora import fingerprint
+from memalpha_jax.policy.policy import Policy
+from memalpha_jax.rollout.engine import make_engine
+from memalpha_jax.rollout.rollout import trajectory_keys
+from memalpha_jax.rollout.steps import Steps
+from memalpha_jax.tools.calls import Status
+
+FIRST_ROOM = 64
+"""Replies that a new memory has room for; it doubles when it must, and every growth costs a compilation."""
+
+
+class MemAlpha:
+    """Our memory, written by `policy`; the core and the `top_k` best entries of each list are handed over."""
+
+    name = "memalpha"
+
+    def __init__(self, policy: Policy, top_k: int):
+        self.policy, self.top_k = policy, top_k
+        engine = make_engine(policy.config, policy.memory, policy.rollout, policy.tokenizer, temperature=0.0)
+        self.steps = Steps(engine)
+
+    @property
+    def about(self) -> str:
+        step = f"step {self.policy.step}" if self.policy.step else "no step of training known"
+        return f"core, episodic and semantic memory written by the policy ({step}); BM25, {self.top_k} of each list"
+
+    @property
+    def identity(self) -> str:
+        p = self.policy
+        return f"memalpha {fingerprint(p.params)} top_k={self.top_k} {p.config} {p.memory} {p.rollout}"
+
+    def open(self, n: int) -> list[Written]:
+        rows = _Rows(self, n)
+        return [Written(rows, row) for row in range(n)]
+
+
+class _Rows:
+    """The memories of one `open`, written in step."""
+
+    def __init__(self, method: MemAlpha, n: int):
+        self.method, self.engine, self.tokenizer = method, method.steps.engine, method.policy.tokenizer
+        self.lockstep: Lockstep[list[int], WriteRecord] = Lockstep(self._read, n)
+        room = 1 << (n - 1).bit_length()  # few batch sizes are compiled
+        rollout = self.engine.rollout
+        self._memory = grow_for(
+            empty_memory(self.engine.memory, (room,)),
+            FIRST_ROOM * rollout.max_calls,
+            rollout.reply_tokens // rollout.max_calls + 1,
+        )
+        self._step_N = np.zeros(room, np.int32)
+        self._key_N = trajectory_keys(0, 0, np.arange(room, dtype=np.int32), np.zeros(room, np.int32))
+        self._host: list[MemoryState] | None = None
+
+    def _read(self, chunks: Mapping[int, list[int]]) -> dict[int, WriteRecord]:
+        """One chunk for each of the given rows. Rows that have left keep their memory."""
+        self._memory, self._host = grow_for_reply(self._memory, self.engine), None
+        C = self.engine.rollout.prompt_tokens
+        chunk_NC = np.zeros((len(self._step_N), C), np.int32)
+        length_N = np.zeros(len(self._step_N), np.int32)
+        for row, tokens in chunks.items():
+            chunk_NC[row, : len(tokens)], length_N[row] = tokens, len(tokens)
+        step = int(self._step_N[next(iter(chunks))])  # rows that are left have all read as many
+        params = self.method.policy.params
+        self._memory, record = self.method.steps.step(
+            params, self._memory, self._key_N, step, chunk_NC, length_N, length_N > 0
+        )
+        found = {}
+        for row in chunks:
+            self._step_N[row] += 1
+            over = int(record.prompt_len_N[row]) - C
+            reply = self.tokenizer.decode(record.reply_NR[row, : record.reply_len_N[row]].tolist())
+            calls = written_calls(self.tokenizer, record.calls, record.statuses_NK, row)
+            operations = tuple(_operation(call) for call in calls)
+            if over > 0:
+                if over > int(record.core_len_N[row]):
+                    raise UserError(_too_long(step, len(chunks[row]), over))
+                operations = (Operation("read", status="no room beside the core"),)
+            lengths = int(record.prompt_len_N[row]), int(record.reply_len_N[row])
+            found[row] = WriteRecord((reply,), operations, *lengths)
+        return found
+
+    def state(self, row: int) -> MemoryState:
+        """The memory of one row on the host."""
+        if self._host is None:
+            self._host = unstack(self._memory)
+        return self._host[row]
+
+
+def _too_long(step: int, tokens: int, over: int) -> str:
+    return (
+        f"chunk {step + 1} of an episode has {tokens} tokens and makes a prompt that is {over} over the limit of the "
+        f"policy; set config.chunk_tokens to at most {max(1, tokens - over)}"
+    )
+
+
+def _operation(call) -> Operation:
+    kind = "" if call.memory_type < 0 else ("core", *(k.name.lower() for k in LISTS))[call.memory_type]
+    item = "" if call.item_id < 0 else str(call.item_id)
+    status = "ok" if call.status == Status.OK else call.status.name.lower()
+    return Operation(call.kind.name.lower(), kind, item, call.text, status)
+
+
+class Written:
+    """The memory of `MemAlpha`."""
+
+    def __init__(self, rows: _Rows, row: int):
+        self._rows, self._row = rows, row
+
+    def write(self, chunk: str) -> WriteRecord:
+        tokens = self._rows.tokenizer.encode(chunk)
+        limit = self._rows.engine.rollout.prompt_tokens
+        if len(tokens) > limit:
+            raise UserError(
+                f"a chunk has {len(tokens)} tokens, over the policy's prompt of {limit}; lower config.chunk_tokens"
+            )
+        return self._rows.lockstep.ask(self._row, tokens)
+
+    def read(self, question: str) -> Context:
+        entries = self.entries()
+        core = [Passage(e.text, CORE, e.id, place, chunk=e.chunk) for place, e in enumerate(entries) if e.kind == CORE]
+        kinds = [kind.name.lower() for kind in LISTS]
+        return Context((*core, *best_passages(entries, kinds, question, self._rows.method.top_k)))
+
+    def entries(self) -> Sequence[Entry]:
+        state, decode = self._rows.state(self._row), self._rows.tokenizer.decode
+        core = decode(memory_core(state))
+        found = [Entry("core", CORE, core, -1)] if core else []
+        items = memory_items(state)
+        return found + [Entry(str(i.id), i.type.name.lower(), decode(i.tokens), i.last_chunk) for i in items]
+
+    @property
+    def memory_tokens(self) -> int:
+        return int(jax.device_get(memory_tokens(self._rows.state(self._row))))
+
+    def close(self) -> None:
+        self._rows.lockstep.leave(self._row)
