@@ -10,7 +10,7 @@ from memalpha_jax.methods.method import Entry, Passage
 
 
 class Ranking:
-    """The entries of one memory, an index for each kind; what did not change since it was last asked is not read again."""
+    """The entries of one memory, an index for each kind; only what changed since the last question is read again."""
 
     def __init__(self, make_index: Callable[[], TextIndex[str]]):
         self._make_index = make_index
