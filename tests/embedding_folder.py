@@ -14,7 +14,9 @@ PIECES += ["##" + letter for letter in "abcdefghijklmnopqrstuvwxyz"]
 POSITIONS = 24
 
 
-def make_folder(folder: Path, pooling: str = "mean_tokens", prompts: dict[str, str] | None = None, seed: int = 0) -> BertModel:
+def make_folder(
+    folder: Path, pooling: str = "mean_tokens", prompts: dict[str, str] | None = None, seed: int = 0
+) -> BertModel:
     """Writes the folder, and returns the model in it."""
     torch.manual_seed(seed)
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24}
@@ -24,11 +26,14 @@ def make_folder(folder: Path, pooling: str = "mean_tokens", prompts: dict[str, s
     model = BertModel(config).eval()
     for parameter in model.parameters():  # biases and gains that a mistake would not hide behind
         if parameter.ndim == 1:
-            torch.nn.init.normal_(parameter, mean=float(parameter.mean()), std=0.3)
+            torch.nn.init.normal_(parameter, mean=0.5, std=0.3)
     model.save_pretrained(folder)
     (folder / "vocab.txt").write_text("\n".join(PIECES))
     modules = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
-    kinds = [{"idx": i, "path": path, "type": f"sentence_transformers.models.{kind}"} for i, (path, kind) in enumerate(modules)]
+    kinds = [
+        {"idx": i, "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(modules)
+    ]
     (folder / "modules.json").write_text(json.dumps(kinds))
     (folder / "1_Pooling").mkdir()
     modes = {f"pooling_mode_{name}": name == pooling for name in ("cls_token", "mean_tokens", "max_tokens")}
