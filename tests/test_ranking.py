@@ -164,3 +164,5 @@ def test_settings_that_contradict_each_other_are_refused(settings, named):
 def test_bm25_needs_no_model():
     assert make_retrieval(RetrievalConfig()) == Retrieval()
     assert Retrieval().identity == "bm25"
+    with pytest.raises(ValueError, match="encoder"):
+        Retrieval("dense").open().best_passages([], KINDS, "?", 1)

@@ -39,10 +39,10 @@ class RetrievalConfig:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Ranks the entries of memories; bm25 without an `encoder`.
+    """Ranks the entries of memories.
 
     Attributes:
-      encoder: of dense retrieval and of the fusion. archive: see `RetrievalConfig`.
+      method, archive: see `RetrievalConfig`. encoder: of "dense" and "fusion".
     """
 
     method: Literal["bm25", "dense", "fusion"] = "bm25"
@@ -64,8 +64,10 @@ class Retrieval:
         return Ranking(self._index)
 
     def _index(self) -> TextIndex[str]:
-        if self.encoder is None:
+        if self.method == "bm25":
             return Bm25Index()
+        if self.encoder is None:
+            raise ValueError(f"{self.method} needs an encoder")
         return DenseIndex(self.encoder) if self.method == "dense" else FusionIndex(self.encoder)
 
 
