@@ -4,6 +4,8 @@ Every update of a BM25 index changes the weight of every term: the idf goes by t
 mean length, and the idf of a term of most items by the mean idf of the vocabulary. So an update touches only the
 postings of the item's own words, and weights are computed when a query asks for their term, and kept until the next
 update.
+
+Axes: R rows of an index, X numbers of items that hold some term.
 """
 
 from __future__ import annotations
@@ -213,12 +215,15 @@ class Bm25Index(Generic[Key]):
 
     def _idf(self, frequency: int) -> float:
         """BM25Okapi's idf of a term of so many items; where negative (most items hold it), epsilon times the mean."""
-        idf = _idf(len(self._rows), frequency)
+        items = len(self._rows)
+        idf = math.log(items - frequency + 0.5) - math.log(frequency + 0.5)
         if idf >= 0:
             return idf
         if self._mean_idf is None:
-            terms = [(count, _idf(len(self._rows), n)) for n, count in self._terms_with.items() if n and count]
-            self._mean_idf = math.fsum(count * one for count, one in terms) / len(self._postings)
+            held = [(n, count) for n, count in self._terms_with.items() if n and count]
+            n_X, count_X = np.array(held, np.float64).T
+            terms = count_X * (np.log(items - n_X + 0.5) - np.log(n_X + 0.5))
+            self._mean_idf = math.fsum(terms) / len(self._postings)  # exact, so that the order does not matter
         return EPSILON * self._mean_idf
 
 
@@ -234,7 +239,3 @@ def largest(scores: np.ndarray, k: int) -> np.ndarray:
         return np.zeros(0, np.int64)
     chosen = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[-k])
     return chosen[np.argsort(-scores[chosen], kind="stable")][:k]
-
-
-def _idf(items: int, frequency: int) -> float:
-    return math.log(items - frequency + 0.5) - math.log(frequency + 0.5)
