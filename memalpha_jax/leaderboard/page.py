@@ -64,8 +64,10 @@ def read_lengths(path: Path) -> list[dict[str, Any]]:
 
 def _facts(config: LeaderboardConfig) -> dict[str, str]:
     """What was the same for every method."""
+    chat = config.reader.chat
+    llm = chat.model if chat.kind == "openai" else "the policy's own model"
     return {
-        "reader": config.reader.kind,
+        "reader": "extractive" if config.reader.kind == "extractive" else llm,
         "shown to the reader": f"at most {config.reader.budget:,} tokens",
         "scoring": "published rules, quirks included" if config.published else "one rule per source, see README",
         "intervals": f"95 %, bootstrap over questions, {config.bootstrap:,} resamples",

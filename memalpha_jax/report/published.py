@@ -26,12 +26,13 @@ class PublishedRow:
     """One method as printed.
 
     Attributes:
-      name: as printed. method: the one of ours that does the same.
+      name: as printed. model: that wrote the memory, or has the context. method: the one of ours that does the same.
       accuracy: per column, in [0, 1]. memory: per column, in thousands of tokens.
       printed_accuracy, printed_memory: the averages as printed.
     """
 
     name: str
+    model: str
     method: str
     accuracy: tuple[float, ...]
     memory: tuple[float, ...]
@@ -59,7 +60,8 @@ VALIDATION = PublishedTable(
     ),
     (
         PublishedRow(
-            "Mem-α (Qwen3-4B)",
+            "Mem-α",
+            "Qwen3-4B",
             "memalpha",
             (0.786, 0.832, 0.659, 0.666, 0.658, 0.545, 0.187),
             (10.1, 8.7, 11.2, 4.0, 6.5, 12.3, 2.2),
@@ -67,7 +69,8 @@ VALIDATION = PublishedTable(
             7.9,
         ),
         PublishedRow(
-            "Long-Context (Qwen3-32B, 32k)",
+            "Long-Context",
+            "Qwen3-32B, 32k",
             "long_context",
             (0.742, 0.852, 0.605, 0.623, 0.708, 0.533, 0.052),
             (10.6, 9.7, 13.1, 3.9, 6.1, 16.7, 15.4),
@@ -75,7 +78,8 @@ VALIDATION = PublishedTable(
             10.8,
         ),
         PublishedRow(
-            "RAG-Top2 (BM25, Qwen3-32B)",
+            "RAG-Top2",
+            "Qwen3-32B",
             "bm25_rag",
             (0.762, 0.849, 0.623, 0.612, 0.508, 0.570, 0.042),
             (10.6, 9.7, 16.7, 3.9, 6.1, 16.7, 15.6),
@@ -83,7 +87,8 @@ VALIDATION = PublishedTable(
             11.3,
         ),
         PublishedRow(
-            "MemAgent (RL-MemoryAgent-14B)",
+            "MemAgent",
+            "14B",
             "memagent",
             (0.091, 0.140, 0.052, 0.562, 0.290, 0.343, 0.103),
             (0.79, 0.76, 0.29, 1.24, 0.99, 0.94, 0.59),
@@ -91,7 +96,8 @@ VALIDATION = PublishedTable(
             0.84,
         ),
         PublishedRow(
-            "MEM1 (Qwen2.5-7B)",
+            "MEM1",
+            "Qwen2.5-7B",
             "mem1",
             (0.039, 0.083, 0.068, 0.269, 0.056, 0.175, 0.085),
             (0.16, 0.22, 0.14, 0.23, 0.22, 0.08, 0.16),
@@ -116,7 +122,8 @@ MEMORY_AGENT_BENCH = PublishedTable(
     ),
     (
         PublishedRow(
-            "Mem-α (Qwen3-4B)",
+            "Mem-α",
+            "Qwen3-4B",
             "memalpha",
             (0.740, 0.680, 0.520, 0.710, 0.710, 0.410, 0.730, 0.700, 0.129),
             (160, 323, 127, 120, 142, 123, 18, 133, 19),
@@ -124,7 +131,8 @@ MEMORY_AGENT_BENCH = PublishedTable(
             129,
         ),
         PublishedRow(
-            "Long-Context (Qwen3-32B, 32k)",
+            "Long-Context",
+            "Qwen3-32B, 32k",
             "long_context",
             (0.280, 0.270, 0.292, 0.640, 0.740, 0.340, 0.860, 0.770, 0.125),
             (33, 33, 33, 33, 33, 33, 33, 33, 33),
@@ -132,7 +140,8 @@ MEMORY_AGENT_BENCH = PublishedTable(
             33,
         ),
         PublishedRow(
-            "RAG-Top2 (BM25, Qwen3-32B)",
+            "RAG-Top2",
+            "Qwen3-32B",
             "bm25_rag",
             (0.690, 0.450, 0.581, 0.690, 0.650, 0.210, 0.700, 0.750, 0.065),
             (217, 474, 348, 124, 134, 126, 131, 128, 181),
@@ -140,7 +149,8 @@ MEMORY_AGENT_BENCH = PublishedTable(
             207,
         ),
         PublishedRow(
-            "MemAgent (RL-MemoryAgent-14B)",
+            "MemAgent",
+            "14B",
             "memagent",
             (0.070, 0.160, 0.050, 0.370, 0.260, 0.210, 0.250, 0.370, 0.043),
             (1.02, 1.02, 0.56, 1.02, 1.02, 0.77, 1.02, 1.02, 0.73),
@@ -148,7 +158,8 @@ MEMORY_AGENT_BENCH = PublishedTable(
             0.92,
         ),
         PublishedRow(
-            "MEM1 (Qwen2.5-7B)",
+            "MEM1",
+            "Qwen2.5-7B",
             "mem1",
             (0.070, 0.180, 0.090, 0.180, 0.000, 0.000, 0.090, 0.000, 0.029),
             (0.30, 0.38, 0.22, 0.16, 0.11, 0.13, 0.28, 0.11, 0.19),
@@ -187,6 +198,7 @@ def beside_published(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _published(row: PublishedRow) -> dict[str, Any]:
     return {
         "name": row.name,
+        "model": row.model,
         "method": row.method,
         "published": True,
         "accuracy": list(row.accuracy),
@@ -208,6 +220,7 @@ def _our_rows(table: PublishedTable, rows: Sequence[Mapping[str, Any]]) -> list[
         found.append(
             {
                 "name": method,
+                "model": "",
                 "method": method,
                 "published": False,
                 "accuracy": accuracy,

@@ -3,7 +3,7 @@
 function tracesSection(data) {
   const here = data.traces.filter((trace) => trace.block !== null);
   const note = "What a method did with an episode, chunk by chunk, and what came of it.";
-  if (!here.length) return section("traces", "Traces", note, element("p", {}, "No trace is in this page."), elsewhere(data.traces));
+  if (!here.length) return section("traces", "Traces", "Traces", note, element("p", {}, "No trace is in this page."), elsewhere(data.traces));
   const names = (key, among) => [...new Set(among.map((trace) => trace[key]))];
   const place = element("div", {id: "trace"}), others = element("div");
   const wanted = {method: names("method", here)[0], source: "", episode: ""};
@@ -14,7 +14,7 @@ function tracesSection(data) {
     const made = ["source", "episode", "method"].map((key) => {
       const known = names(key, among);
       if (!known.includes(wanted[key])) wanted[key] = known[0];
-      const {node, select} = choice(key[0].toUpperCase() + key.slice(1), known.map((name) => [name, name]), (value) => { wanted[key] = value; fill(); });
+      const {node, select} = choice(key[0].toUpperCase() + key.slice(1), known.map((name) => [name, visible(name)]), (value) => { wanted[key] = value; fill(); });
       select.value = wanted[key];
       select.dataset.key = key;
       among = among.filter((trace) => trace[key] === wanted[key]);
@@ -49,7 +49,7 @@ function tracesSection(data) {
     event.preventDefault();
   });
   fill();
-  return section("traces", "Traces", note, selects, place, others);
+  return section("traces", "Traces", "Traces", note, selects, place, others);
 }
 
 /** The episodes that are not in this page, with the files they lie in. */

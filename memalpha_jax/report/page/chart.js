@@ -125,15 +125,15 @@ function lineChart(curves, x, y) {
     const wide = width > 480, names = Math.max(...curves.map((curve) => curve.name.length));
     const room = curves.length > 1 && wide ? Math.min(190, 16 + 7 * names) : 14;
     const height = wide ? 300 : 260;
-    const frame = {left: 46, right: width - room, top: 30, bottom: height - 46};
-    const legend = room === 14 && curves.length > 1;
+    const legend = room === 14 && curves.length > 1, above = legend ? 17 * Math.ceil(curves.length / 2) : 0;
+    const frame = {left: 46, right: width - room, top: 30 + above, bottom: height + above - 46};
     const xAt = (x.log ? logarithmic : linear)(x.ticks[0], x.ticks.at(-1), frame.left + 4, frame.right - 6);
     const yAt = (y.log ? logarithmic : linear)(y.ticks[0], y.ticks.at(-1), frame.bottom, frame.top);
     const every = Math.ceil(x.ticks.length * 44 / (frame.right - frame.left));
     const shownX = x.ticks.filter((_, i) => (x.ticks.length - 1 - i) % every === 0);
     const at = ([px, py]) => [xAt(px), yAt(py)];
     const labels = apart(curves.map((curve) => yAt(curve.points.at(-1)[1])));
-    return picture(width, height,
+    return picture(width, height + above,
       axes(frame, shownX.map((t) => [xAt(t), x.label(t)]), y.ticks.map((t) => [yAt(t), y.label(t)]), x.name, y.name),
       curves.map((curve, i) => drawn("g", {},
         curve.band ? drawn("path", {class: `band c${i % 5}`, d: `${path([...curve.band.map(([px, low]) => at([px, low])),
@@ -143,14 +143,14 @@ function lineChart(curves, x, y) {
         (curve.signs ? curve.points : [curve.points.at(-1)]).map((p) => tipped(sign(i, ...at(p)),
           `${curve.name}\n${x.name}: ${x.label(p[0])}\n${y.name}: ${(y.exact || y.label)(p[1])}`)),
         room > 14 ? words(frame.right + 6, labels[i], curve.name, {class: `label c${i % 5}`, dy: "0.32em"}) : null)),
-      legend ? inlineLegend(curves, frame) : null);
+      legend ? legendAbove(curves, frame) : null);
   });
 }
 
-/** The legend of a narrow chart, inside it at the top right. */
-function inlineLegend(curves, frame) {
-  return drawn("g", {class: "legend"}, curves.map((curve, i) => [
-    sign(i, frame.right - 6, frame.top + 8 + 15 * i),
-    words(frame.right - 16, frame.top + 8 + 15 * i, curve.name, {class: `label c${i % 5}`, "text-anchor": "end", dy: "0.32em"}),
-  ]));
+/** The legend of a narrow chart: two columns above it. */
+function legendAbove(curves, frame) {
+  return drawn("g", {}, curves.map((curve, i) => {
+    const x = i % 2 ? (frame.left + frame.right) / 2 : 6, y = 8 + 17 * Math.floor(i / 2);
+    return [sign(i, x, y), words(x + 11, y, curve.name, {class: `label c${i % 5}`, dy: "0.32em"})];
+  }));
 }

@@ -57,6 +57,6 @@ function diffText(before, after) {
 function unchanged(text) {
   if (text.length <= 3 * KEPT_AROUND) return [visible(text)];
   const left = text.length - 2 * KEPT_AROUND;
-  return [visible(text.slice(0, KEPT_AROUND)), element("span", {class: "gap"}, ` [\u2026 ${left.toLocaleString("en")} unchanged characters \u2026] `),
+  return [visible(text.slice(0, KEPT_AROUND)), element("span", {class: "gap"}, ` [\u2026 ${grouped(left)} unchanged characters \u2026] `),
     visible(text.slice(-KEPT_AROUND))];
 }

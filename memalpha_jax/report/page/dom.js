@@ -18,7 +18,7 @@ function filled(node, properties, children) {
     else if (value === true) node.setAttribute(name, "");
     else if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return node;
 }
 
@@ -56,24 +56,24 @@ function segmented(label, options, chosen, onchange) {
   return element("div", {class: "segmented", role: "group", "aria-label": label}, buttons);
 }
 
-/** A heading that is shown in the navigation, and what stands below it. */
-function section(id, title, note, ...children) {
-  document.getElementById("sections").append(element("a", {href: `#${id}`}, title));
+/** A heading, which the navigation calls `name`, and what stands below it. */
+function section(id, name, title, note, ...children) {
+  document.getElementById("sections").append(element("a", {href: `#${id}`}, name));
   return element("section", {id, "aria-labelledby": `${id}-title`},
     element("h2", {id: `${id}-title`}, title), note ? element("p", {class: "note"}, note) : null, ...children);
 }
 
 const percent = (value) => value === null ? "\u2013" : (100 * value).toFixed(1);
 const signed = (value) => `${value < 0 ? "\u2212" : "+"}${Math.abs(100 * value).toFixed(1)}`;
-const plural = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;
+const grouped = new Intl.NumberFormat("en").format;
+const plural = (n, what) => `${grouped(n)} ${what}${n === 1 ? "" : "s"}`;
 
 /** A number with three digits that count. */
 function short(value) {
   if (value === null) return "\u2013";
   const size = Math.abs(value);
-  if (size >= 999500) return `${(value / 1e6).toFixed(size < 9.95e6 ? 1 : 0)}M`;
-  if (size >= 9950) return `${(value / 1e3).toFixed(0)}k`;
-  if (size >= 1000) return `${(value / 1e3).toFixed(1)}k`;
+  if (size >= 999500) return `${Number((value / 1e6).toPrecision(3))}M`;
+  if (size >= 1000) return `${Number((value / 1e3).toPrecision(3))}k`;
   if (size >= 99.5 || Number.isInteger(value)) return value.toFixed(0);
   return value.toFixed(size >= 9.95 ? 1 : 2);
 }

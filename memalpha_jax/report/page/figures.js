@@ -15,7 +15,7 @@ function intervalRows(label, entries, from, to, asText, bars) {
     const left = 8 + Math.min(120, 7 * Math.max(...entries.map((entry) => entry.method.length)));
     const right = width - 46, step = 22, top = 4, bottom = top + step * entries.length;
     const at = linear(from, to, left, right);
-    const ticks = roundTicks(from, to, width > 400 ? 5 : 3).filter((tick) => tick >= from && tick <= to);
+    const ticks = roundTicks(from, to, 4).filter((tick) => tick >= from && tick <= to);
     return picture(width, bottom + 22,
       drawn("g", {class: "axes"}, ticks.map((tick) => [
         drawn("line", {x1: at(tick), x2: at(tick), y1: top, y2: bottom, class: tick === 0 ? "base" : null}),
@@ -31,11 +31,16 @@ function intervalRow(entry, y, at, left, width, asText, bars) {
     drawn("rect", {x: 0, y: y - 11, width, height: 22, class: "touch"}),
     words(left - 8, y, entry.method, {"text-anchor": "end", dy: "0.32em"}),
     none ? null : [
-      bars ? drawn("rect", {x: at(0), y: y - 7, width: Math.max(1, at(entry.value) - at(0)), height: 14, rx: 2, class: "bar"}) : null,
-      drawn("path", {class: "whisker", d: `M${at(entry.low)},${y - 4}v8M${at(entry.low)},${y}H${at(entry.high)}M${at(entry.high)},${y - 4}v8`}),
+      bars ? drawn("rect", {x: at(0), y: y - 6, width: Math.max(1, at(entry.value) - at(0)), height: 12, rx: 1.5, class: "bar"}) : null,
+      whisker(`M${at(entry.low)},${y - 4}v8M${at(entry.low)},${y}H${at(entry.high)}M${at(entry.high)},${y - 4}v8`),
       bars ? null : drawn("circle", {cx: at(entry.value), cy: y, r: 4.5, class: entry.clear ? "clear" : "unclear"})],
     words(width, y, none ? "failed" : asText(entry.value), {"text-anchor": "end", dy: "0.32em",
       class: entry.best ? "best value" : "value"})), entry.tip);
+}
+
+/** An interval, with a rim that sets it off from what lies below it. */
+function whisker(d) {
+  return [drawn("path", {class: "rim", d}), drawn("path", {class: "whisker", d})];
 }
 
 function barsSection(data) {
@@ -50,7 +55,7 @@ function barsSection(data) {
       element("small", {}, `${plural(rows[0].questions, "question")} \u00b7 ${plural(rows[0].episodes, "episode")} of ${short(rows[0].stream_tokens)} tokens`)),
     intervalRows(`Accuracy on ${source}`, entries, 0, 1, (value, tick) => tick ? (100 * value).toFixed(0) : percent(value), true));
   });
-  return section("accuracy", "Accuracy by source", "Accuracy in %; lines across a bar are 95 % bootstrap intervals over " +
+  return section("accuracy", "By source", "Accuracy by source", "Accuracy in %; lines across a bar are 95 % bootstrap intervals over " +
     "questions. Numbers in bold: the highest.", element("div", {class: "panels"}, panels));
 }
 
@@ -68,7 +73,7 @@ function differencesSection(data) {
       intervalRows(`${REFERENCE} minus others on ${source}`, entries, -edge, edge,
         (value, tick) => tick && value === 0 ? "0" : tick ? signed(value).replace(/\.0$/, "") : signed(value), false));
   });
-  return section("differences", "Paired differences", `Accuracy of ${REFERENCE} minus that of each method, in points, on the ` +
+  return section("differences", "Differences", "Paired differences", `Accuracy of ${REFERENCE} minus that of each method, in points, on the ` +
     "questions that both answered: right of 0 it is ahead. Filled: the 95 % interval does not contain 0.",
   element("div", {class: "panels"}, panels));
 }
@@ -80,9 +85,10 @@ function memorySection(data) {
     place.replaceChildren(scatter(points, source), valuesTable("The values", ["Method", "Memory tokens", "Accuracy in %", "On the front"],
       points.map((p) => [p.method, short(p.memory_tokens), percent(p.accuracy), p.front ? "yes" : "no"])));
   }
+  if (!data.trade_offs.length) return null;
   const {node} = choice("Source", data.trade_offs.map((panel, i) => [i, panel.source]), show);
-  if (data.trade_offs.length) show(0);
-  return section("memory", "Accuracy against memory", "Up and to the left is better. Filled points joined by the line are " +
+  show(0);
+  return section("memory", "Memory", "Accuracy against memory", "Up and to the left is better. Filled points joined by the line are " +
     "the Pareto front: no other method is at least as accurate with as short a memory.", node, place);
 }
 
@@ -91,7 +97,8 @@ function scatter(points, source) {
   return chart(`Accuracy against memory tokens, ${source}`, (width) => {
     const height = Math.min(420, Math.max(300, width * 0.5));
     const frame = {left: 46, right: width - 14, top: 30, bottom: height - 46};
-    const xTicks = logTicks(Math.min(...points.map((p) => p.memory_tokens)), Math.max(...points.map((p) => p.memory_tokens)));
+    const least = Math.min(...points.map((p) => p.memory_tokens));
+    const xTicks = logTicks(least, Math.max(...points.map((p) => p.memory_tokens)));
     const top = Math.max(...points.map((p) => p.ci_high ?? p.accuracy));
     const yTicks = roundTicks(0, Math.min(1, top + 0.02), 5);
     const xAt = logarithmic(xTicks[0], xTicks.at(-1), frame.left + 8, frame.right - 8);
@@ -100,20 +107,21 @@ function scatter(points, source) {
     const front = placed.filter((p) => p.front).sort((a, b) => a.x - b.x || a.y - b.y);
     const steps = front.flatMap((p, i) => i ? [[p.x, front[i - 1].y], [p.x, p.y]] : [[p.x, p.y]]);
     return picture(width, height,
-      axes(frame, xTicks.map((t) => [xAt(t), short(t)]), yTicks.map((t) => [yAt(t), (100 * t).toFixed(0)]),
+      axes(frame, xTicks.map((t, i) => [xAt(t), i === 0 && least < 1 ? "\u22641" : short(t)]), yTicks.map((t) => [yAt(t), (100 * t).toFixed(0)]),
         "memory tokens (logarithmic)", "accuracy in %"),
       drawn("path", {class: "front", d: path(steps)}),
-      placed.map((p) => p.ci_low === null ? null : drawn("path", {class: "whisker", d: `M${p.x},${yAt(p.ci_low)}V${yAt(p.ci_high)}`})),
+      placed.map((p) => p.ci_low === null ? null : whisker(`M${p.x},${yAt(p.ci_low)}V${yAt(p.ci_high)}`)),
       placed.map((p) => tipped(drawn("circle", {cx: p.x, cy: p.y, r: 6, class: p.front ? "point front" : "point"}),
         `${p.method}\n${percent(p.accuracy)} % with ${short(p.memory_tokens)} tokens`)),
-      placeNames(placed, frame).map((p) => words(p.at[0], p.at[1], p.method, {"text-anchor": p.at[2], dy: "0.32em",
+      placeNames(placed, steps, frame).map((p) => words(p.at[0], p.at[1], p.method, {"text-anchor": p.at[2], dy: "0.32em",
         class: p.method === REFERENCE ? "label reference" : "label"})));
   });
 }
 
-/** Names beside their points, where they cover the fewest others. */
-function placeNames(points, frame) {
+/** Names beside their points, where they cover the least of the others and of the line. */
+function placeNames(points, line, frame) {
   const boxes = points.map((p) => [p.x - 8, p.y - 8, p.x + 8, p.y + 8]);
+  line.slice(1).forEach(([x, y], i) => boxes.push([Math.min(x, line[i][0]), Math.min(y, line[i][1]) - 1, Math.max(x, line[i][0]) + 1, Math.max(y, line[i][1]) + 1]));
   const covered = (a, b) => Math.max(0, Math.min(a[2], b[2]) - Math.max(a[0], b[0])) * Math.max(0, Math.min(a[3], b[3]) - Math.max(a[1], b[1]));
   return points.map((p) => {
     const w = 7 * p.method.length;
@@ -142,7 +150,7 @@ function lengthSection(data) {
     return element("figure", {class: "panel"}, element("figcaption", {}, element("b", {}, title)),
       points.length ? lineChart([{name, points, band, signs: true}], x, {name, ticks, log, label: log ? short : String, exact}) : "nothing was measured");
   };
-  return section("length", "Length of the stream", "One policy on generated streams of growing length; the band is the 95 % interval.",
+  return section("length", "Length", "Accuracy and cost against the length of the stream", "One policy on generated streams of growing length; the band is the 95 % interval.",
     element("div", {class: "panels wide"},
       panel("Accuracy", "accuracy in %", "accuracy", 100, (v) => v.toFixed(1)),
       panel("Memory", "memory tokens (logarithmic)", "memory_tokens", 1, short),
@@ -157,15 +165,15 @@ function trainingSection(data) {
   if (!data.training.length) return null;
   const panels = data.training.map(({title, unit, curves}) => {
     const share = unit === "accuracy", scale = share ? 100 : 1;
-    const steps = curves.flatMap((curve) => curve.steps), values = curves.flatMap((curve) => share ? curve.values : curve.smooth).map((v) => scale * v);
+    const steps = curves.flatMap((curve) => curve.steps), values = curves.flatMap((curve) => curve.values);
     const x = {name: "step of training", ticks: roundTicks(Math.min(...steps), Math.max(...steps)), label: String};
-    const yTicks = share ? roundTicks(0, 100) : roundTicks(Math.min(0, ...values), Math.max(...values, ...curves.flatMap((c) => c.values)));
+    const yTicks = share ? roundTicks(0, 100) : roundTicks(Math.min(0, ...values), Math.max(...values));
     const zip = (curve, ys) => curve.steps.map((step, i) => [step, scale * ys[i]]);
     const drawnCurves = curves.map((curve) => share ? {name: curve.name, points: zip(curve, curve.values), signs: true} :
       {name: curve.name, points: zip(curve, curve.smooth), faint: zip(curve, curve.values)});
     return element("figure", {class: "panel"}, element("figcaption", {}, element("b", {}, title)),
       lineChart(drawnCurves, x, {name: share ? "accuracy in %" : "reward", ticks: yTicks, label: String, exact: (v) => v.toFixed(share ? 1 : 3)}));
   });
-  return section("training", "Training of the policy", "Strong lines: moving averages; faint ones: every step.",
+  return section("training", "Training", "Training of the policy", "Strong lines: moving averages; faint ones: every step.",
     element("div", {class: "panels wide"}, panels));
 }

@@ -16,7 +16,7 @@ function pager(label, size, draw) {
     const first = page * size, shown = items.slice(first, first + size);
     list.replaceChildren(...shown.map((item, i) => draw(item, first + i)));
     bar.hidden = items.length <= size;
-    position.textContent = `${first + 1}\u2013${first + shown.length} of ${items.length.toLocaleString("en")}`;
+    position.textContent = `${first + 1}\u2013${first + shown.length} of ${grouped(items.length)}`;
     back.disabled = page === 0;
     on.disabled = first + size >= items.length;
   }

@@ -40,7 +40,7 @@ function questionsPanel(block, method, viewer) {
 function questionDetail(block, one, viewer, jump) {
   const [text, kind, golds, evidence] = one.question, [answer, score, calls, passages] = one.answer;
   const chunkButton = (chunk, name = null) => button(`chunk ${chunk + 1}`, () => jump(chunk, name), {class: "jump"});
-  const retrieved = pager("what was retrieved", 20, (passage, rank) => passageRow(block.texts, passage, rank, viewer, chunkButton));
+  const retrieved = pager("what was retrieved", 20, (passage, rank) => passageRow(block.texts, passage, rank, viewer, chunkButton, golds.map(String)));
   retrieved.show(passages);
   const pair = (name, ...value) => [element("dt", {}, name), element("dd", {}, ...value)];
   return [quoted(block.texts[text], "h4"), element("dl", {class: "pairs"},
@@ -49,13 +49,13 @@ function questionDetail(block, one, viewer, jump) {
     pair(golds.length > 1 ? "Golds" : "Gold", golds.map((gold) => quoted(String(gold)))),
     pair("Kind", visible(kind), calls ? `, ${plural(calls, "call")} of a model to find the context` : ""),
     evidence.length ? pair("Evidence", evidence.flatMap((chunk) => [chunkButton(chunk), " "])) : null),
-  element("h4", {}, `Retrieved: ${plural(passages.length, "passage")}`),
+  element("h4", {}, `Retrieved: ${plural(passages.length, "passage")}, gold marked`),
   passages.length ? retrieved.node : element("p", {class: "note"}, "Nothing was handed to the reader.")];
 }
 
-function passageRow(texts, [text, kind, id, score, chunk], rank, viewer, chunkButton) {
+function passageRow(texts, [text, kind, id, score, chunk], rank, viewer, chunkButton, golds) {
   const writer = viewer.writer(kind, id) ?? (chunk !== null && chunk >= 0 ? chunk : undefined);
   return element("li", {class: "row"}, element("span", {class: "sign"}, String(rank + 1)),
     element("div", {}, element("p", {class: "meta"}, badge(kind, id), score === null ? null : ` score ${short(score)} `,
-      writer === undefined ? null : chunkButton(writer, `${kind}/${id}`)), clipped(texts[text])));
+      writer === undefined ? null : chunkButton(writer, `${kind}/${id}`)), clipped(texts[text], golds)));
 }

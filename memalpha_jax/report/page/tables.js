@@ -4,18 +4,23 @@ const MEASURES = {
   accuracy: ["Accuracy", "Accuracy in %, with its 95 % interval over questions. Bold: the highest of a column."],
   memory_tokens: ["Memory", "Length of the final memory in tokens, mean over episodes."],
   tokens: ["Tokens", "Tokens that the method's language model read and wrote, per chunk."],
-  write_calls: ["Write calls", "Calls of the method's language model, per chunk."],
-  read_calls: ["Read calls", "Calls of the method's language model for a question, before the reader is asked."],
+  write_calls: ["Writes", "Calls of the method's language model, per chunk."],
+  read_calls: ["Reads", "Calls of the method's language model for a question, before the reader is asked."],
 };
 
 function cellsOf(rows) {
   return new Map(rows.map((row) => [`${row.method}\n${row.source}`, row]));
 }
 
-/** A table that scrolls sideways in a box of its own where the window is narrow. */
+/** A table that scrolls sideways in a box of its own where the window is narrow; its edge fades while there is more. */
 function scrolling(label, head, body) {
-  return element("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": label},
+  const box = element("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": label, onscroll: fade},
     element("table", {}, element("thead", {}, head), element("tbody", {}, body)));
+  function fade() {
+    box.classList.toggle("more", box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
+  }
+  new ResizeObserver(fade).observe(box);
+  return box;
 }
 
 function resultsTable(data, measure) {
@@ -62,7 +67,7 @@ function resultsSection(data) {
   }
   show("accuracy");
   const names = Object.entries(MEASURES).map(([key, [label]]) => [key, label]);
-  return section("results", "Results", null, segmented("What the table shows", names, "accuracy", show), note, place,
+  return section("results", "Results", "Results", null, segmented("What the table shows", names, "accuracy", show), note, place,
     element("details", {}, element("summary", {}, "What the methods are"), element("dl", {class: "about"},
       Object.entries(data.about).map(([name, about]) => [element("dt", {}, name), element("dd", {}, about)]))));
 }
@@ -78,11 +83,11 @@ function publishedTable(table, measure) {
   const extra = memory ? ["as printed", "plain mean"] : ["as printed", "plain mean", `shared ${table.shared.length}`];
   const head = element("tr", {}, element("th", {scope: "col"}, "Method"),
     table.columns.map((name, i) => element("th", {scope: "col", class: `number${table.shared.includes(i) ? "" : " away"}`}, name)),
-    extra.map((name) => element("th", {scope: "col", class: "number average"}, "Average", element("small", {}, name))));
+    extra.map((name) => element("th", {scope: "col", class: "number average"}, "Avg.", element("small", {}, name))));
   const body = table.rows.map((row) => {
     const averages = memory ? [row.printed_memory, row.mean_memory] : [row.printed_accuracy, row.mean_accuracy, row.shared_mean];
     return element("tr", {class: row.published ? "published" : "ours", "data-method": row.method},
-      element("th", {scope: "row"}, row.name, element("small", {}, row.published ? "published" : "ours")),
+      element("th", {scope: "row"}, row.name, element("small", {}, row.published ? `published, ${row.model}` : "ours")),
       row[measure].map((value) => element("td", {class: "number"}, shown(value),
         !row.published && value !== null ? element("sup", {title: "same rule, other episodes"}, "\u2020") : null)),
       averages.map((value) => element("td", {class: "number average"}, shown(value))));
@@ -92,12 +97,12 @@ function publishedTable(table, measure) {
 
 function publishedSection(data) {
   if (!data.published.length) {
-    return section("published", "Published", "None of these sources is a column of the published tables.");
+    return section("published", "Published", "Beside the published table", "None of these sources is a column of the published tables.");
   }
   const place = element("div");
   const show = (measure) => place.replaceChildren(...data.published.flatMap((table) => publishedTable(table, measure)));
   show("accuracy");
   const options = [["accuracy", "Accuracy in %"], ["memory", "Memory in tokens"]];
-  return section("published", "Beside the published table", BESIDE,
+  return section("published", "Published", "Beside the published table", BESIDE,
     segmented("What the tables show", options, "accuracy", show), place);
 }

@@ -10,12 +10,19 @@ async function unpack(number) {
   return JSON.parse(await new Response(stream).text());
 }
 
-/** Text of which a long rest is shown when asked for. */
-function clipped(text) {
-  if (text.length <= CLIPPED) return quoted(text);
-  const node = quoted(text.slice(0, CLIPPED));
-  node.append(button(`\u2026 show all ${text.length.toLocaleString("en")} characters`, () => node.replaceWith(quoted(text)), {class: "more"}));
+/** Text of which a long rest is shown when asked for; `words` in it are marked. */
+function clipped(text, words = []) {
+  const whole = () => element("div", {class: "quoted", dir: "auto"}, marked(text, words));
+  if (text.length <= CLIPPED) return whole();
+  const node = element("div", {class: "quoted", dir: "auto"}, marked(text.slice(0, CLIPPED), words));
+  node.append(button(`\u2026 show all ${grouped(text.length)} characters`, () => node.replaceWith(whole()), {class: "more"}));
   return node;
+}
+
+function marked(text, words) {
+  const wanted = words.filter(Boolean).map((word) => word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+  if (!wanted.length) return [visible(text)];
+  return text.split(new RegExp(`(${wanted.join("|")})`, "i")).map((piece, i) => i % 2 ? element("mark", {}, visible(piece)) : visible(piece));
 }
 
 /** The viewer of one method's trace; `go(t)` shows chunk t, counted from 1. */
@@ -57,9 +64,9 @@ function traceViewer(block, method) {
 function activity(steps, go) {
   const counts = steps.map(([, , changes]) => ["insert", "update", "delete"].map((name) => changes.filter((c) => c[0] === name).length));
   const up = Math.max(1, ...counts.map(([a, b]) => a + b)), down = Math.max(...counts.map((c) => c[2])), T = steps.length;
-  const W = 1000, H = 40, unit = H / (up + down), zero = up * unit;
-  const bar = (t, from, to) => to > from ? `M${t * W / T},${zero - from * unit}V${zero - to * unit}H${(t + 0.85) * W / T}V${zero - from * unit}Z` : "";
-  const cursor = drawn("rect", {class: "cursor", y: 0, height: H, width: Math.max(3, W / T)});
+  const W = 1000, H = 40, unit = H / (up + down), zero = up * unit, slot = W / T, wide = Math.min(0.85 * slot, 16);
+  const bar = (t, from, to) => to > from ? `M${(t + 0.5) * slot - wide / 2},${zero - from * unit}V${zero - to * unit}h${wide}V${zero - from * unit}Z` : "";
+  const cursor = drawn("rect", {class: "cursor", y: 0, height: H, width: Math.max(3, slot)});
   const node = drawn("svg", {class: "activity", viewBox: `0 0 ${W} ${H}`, preserveAspectRatio: "none", "aria-hidden": "true",
     onclick: (event) => go(1 + Math.floor(event.offsetX / node.clientWidth * T))},
   cursor,
@@ -68,7 +75,7 @@ function activity(steps, go) {
   drawn("path", {class: "minus", d: counts.map(([, , c], t) => bar(t, -c, 0)).join("")}));
   const legend = element("p", {class: "note legend"}, "Each bar is a chunk: ", element("i", {class: "key plus"}), "inserted ",
     element("i", {class: "key changed"}), "changed ", element("i", {class: "key minus"}), "deleted (below). Arrow keys step.");
-  return {node: element("div", {}, node, legend), mark: (t) => cursor.setAttribute("x", (t - 1) * W / T)};
+  return {node: element("div", {}, node, legend), mark: (t) => cursor.setAttribute("x", (t - 1) * slot)};
 }
 
 /** The replies of the model, and each operation with what became of it. */
@@ -85,7 +92,7 @@ function whatHappened(texts, [replies, operations]) {
 }
 
 function badge(kind, id) {
-  return kind || id ? element("span", {class: "badge"}, visible([kind, id].filter(Boolean).join(" "))) : null;
+  return kind || id ? element("span", {class: "badge"}, visible(kind === id ? kind : [kind, id].filter(Boolean).join(" "))) : null;
 }
 
 /** The memory around one chunk, as changes, as a whole with the changes in it, before, or after. */
@@ -103,7 +110,7 @@ function memoryPanel(texts, go) {
     const wanted = search.value.toLowerCase();
     const found = rows().filter(({entry}) => !wanted ||
       `${entry.kind} ${entry.id}\n${texts[entry.text]}`.toLowerCase().includes(wanted));
-    const at = found.findIndex(({entry}) => `${entry.kind}/${entry.id}` === shown.name);
+    const at = shown.name ? found.findIndex(({entry}) => `${entry.kind}/${entry.id}` === shown.name) : 0;
     pages.show(found, Math.max(0, at));
     empty.hidden = found.length > 0;
     empty.textContent = wanted ? "Nothing here has these words." : view === "changes" ? "This chunk changed nothing." : "The memory is empty.";
@@ -115,7 +122,7 @@ function memoryPanel(texts, go) {
     show(before, after, changes, name) {
       shown = {before, after, changes, name};
       const n = (kind) => changes.filter((change) => change[0] === kind).length;
-      counts.replaceChildren(`${before.size.toLocaleString("en")} \u2192 ${plural(after.size, "entry").replace("entrys", "entries")}: `,
+      counts.replaceChildren(`${grouped(before.size)} \u2192 ${plural(after.size, "entry").replace("entrys", "entries")}: `,
         element("b", {class: "plus"}, `+${n("insert")}`), " ", element("b", {class: "changed"}, `~${n("update")}`), " ", element("b", {class: "minus"}, `\u2212${n("delete")}`));
       render();
     }};
