@@ -33,8 +33,8 @@ def trade_offs(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{"source": source, "points": _marked(points)} for source, points in panels if points]
 
 
-def _means(rows: Sequence[Mapping[str, Any]], sources: int) -> list[dict[str, Any]]:
-    found = []
+def _means(rows: Sequence[Mapping[str, Any]], sources: int) -> list[Mapping[str, Any]]:
+    found: list[Mapping[str, Any]] = []
     for method in dict.fromkeys(row["method"] for row in rows):
         own = [row for row in rows if row["method"] == method]
         if len(own) == sources:

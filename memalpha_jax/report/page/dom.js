@@ -24,46 +24,54 @@ function filled(node, properties, children) {
 
 /** Characters that show nothing, or that turn the text around them, as something to look at. */
 function visible(text) {
-  return text.replace(/[\u0000-\u0008\u000b-\u001f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
-    .replace(/[\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g, (c) =>
-      `\u27e8U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}\u27e9`);
+  return text
+    .replace(/[\u0000-\u0008\u000b-\u001f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0)))
+    .replace(
+      /[\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g,
+      (c) => `\u27e8U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}\u27e9`,
+    );
 }
 
 /** Text of the data, in an element that keeps its lines, and its direction to itself. */
 function quoted(text, tag = "div", properties = {}) {
-  return element(tag, {dir: "auto", ...properties, class: `quoted ${properties.class || ""}`}, visible(text));
+  return element(tag, { dir: "auto", ...properties, class: `quoted ${properties.class || ""}` }, visible(text));
 }
 
 function button(label, onclick, properties = {}) {
-  return element("button", {type: "button", onclick, ...properties}, label);
+  return element("button", { type: "button", onclick, ...properties }, label);
 }
 
 /** A labelled select; `options` are [value, label]. */
 function choice(label, options, onchange) {
-  const select = element("select", {onchange: () => onchange(select.value)});
-  select.append(...options.map(([value, text]) => element("option", {value}, text)));
-  return {node: element("label", {class: "field"}, element("span", {}, label), select), select};
+  const select = element("select", { onchange: () => onchange(select.value) });
+  select.append(...options.map(([value, text]) => element("option", { value }, text)));
+  return { node: element("label", { class: "field" }, element("span", {}, label), select), select };
 }
 
 /** Buttons of which one is pressed. */
 function segmented(label, options, chosen, onchange) {
-  const buttons = options.map(([value, text]) => button(text, () => choose(value), {"data-value": value}));
+  const buttons = options.map(([value, text]) => button(text, () => choose(value), { "data-value": value }));
   function choose(value) {
     for (const one of buttons) one.setAttribute("aria-pressed", String(one.dataset.value === value));
     onchange(value);
   }
   for (const one of buttons) one.setAttribute("aria-pressed", String(one.dataset.value === chosen));
-  return element("div", {class: "segmented", role: "group", "aria-label": label}, buttons);
+  return element("div", { class: "segmented", role: "group", "aria-label": label }, buttons);
 }
 
 /** A heading, which the navigation calls `name`, and what stands below it. */
 function section(id, name, title, note, ...children) {
-  document.getElementById("sections").append(element("a", {href: `#${id}`}, name));
-  return element("section", {id, "aria-labelledby": `${id}-title`},
-    element("h2", {id: `${id}-title`}, title), note ? element("p", {class: "note"}, note) : null, ...children);
+  document.getElementById("sections").append(element("a", { href: `#${id}` }, name));
+  return element(
+    "section",
+    { id, "aria-labelledby": `${id}-title` },
+    element("h2", { id: `${id}-title` }, title),
+    note ? element("p", { class: "note" }, note) : null,
+    ...children,
+  );
 }
 
-const percent = (value) => value === null ? "\u2013" : (100 * value).toFixed(1);
+const percent = (value) => (value === null ? "\u2013" : (100 * value).toFixed(1));
 const signed = (value) => `${value < 0 ? "\u2212" : "+"}${Math.abs(100 * value).toFixed(1)}`;
 const grouped = new Intl.NumberFormat("en").format;
 const plural = (n, what) => `${grouped(n)} ${what}${n === 1 ? "" : "s"}`;
