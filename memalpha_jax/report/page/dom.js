@@ -74,7 +74,7 @@ function section(id, name, title, note, ...children) {
 const percent = (value) => (value === null ? "\u2013" : (100 * value).toFixed(1));
 const signed = (value) => `${value < 0 ? "\u2212" : "+"}${Math.abs(100 * value).toFixed(1)}`;
 const grouped = new Intl.NumberFormat("en").format;
-const plural = (n, what) => `${grouped(n)} ${what}${n === 1 ? "" : "s"}`;
+const plural = (n, one, many = `${one}s`) => `${grouped(n)} ${n === 1 ? one : many}`;
 
 /** A number with three digits that count. */
 function short(value) {

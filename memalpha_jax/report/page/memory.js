@@ -3,8 +3,8 @@
 const SNAPSHOT_EVERY = 25;
 
 /**
- * steps: of a block. The state after t chunks maps "kind/id" to {kind, id, text, chunk}: the number of its text, and the
- * chunk that last wrote it, from 0.
+ * steps: of a block. The state after t chunks maps "kind/id" to {kind, id, text, chunk}: the number of its text, and
+ * the chunk that last wrote it, from 0.
  */
 function history(steps) {
   const snapshots = [new Map()],

@@ -1,32 +1,5 @@
 // Charts with a row for each method: accuracy by source, and paired differences.
 
-const REFERENCE = "memalpha";
-
-function valuesTable(caption, names, rows) {
-  return element(
-    "details",
-    {},
-    element("summary", {}, caption),
-    scrolling(
-      caption,
-      element(
-        "tr",
-        {},
-        names.map((name, i) => element("th", { scope: "col", class: i ? "number" : null }, name)),
-      ),
-      rows.map((row) =>
-        element(
-          "tr",
-          {},
-          row.map((value, i) =>
-            i ? element("td", { class: "number" }, value) : element("th", { scope: "row" }, value),
-          ),
-        ),
-      ),
-    ),
-  );
-}
-
 /** Horizontal bars or points with intervals, one row per method; entries: {method, value, low, high, tip}. */
 function intervalRows(label, entries, from, to, asText, bars) {
   return chart(label, (width) => {
@@ -141,7 +114,7 @@ function barsSection(data) {
     "accuracy",
     "By source",
     "Accuracy by source",
-    "Accuracy in %; lines across a bar are 95 % bootstrap intervals over " + "questions. Numbers in bold: the highest.",
+    "Accuracy in %; lines across a bar are 95 % bootstrap intervals over questions. Numbers in bold: the highest.",
     element("div", { class: "panels" }, panels),
   );
 }

@@ -1,5 +1,7 @@
 // The results, ours and the published ones.
 
+const REFERENCE = "memalpha";
+
 const MEASURES = {
   accuracy: ["Accuracy", "Accuracy in %, with its 95 % interval over questions. Bold: the highest of a column."],
   memory_tokens: ["Memory", "Length of the final memory in tokens, mean over episodes."],
@@ -24,6 +26,32 @@ function scrolling(label, head, body) {
   }
   new ResizeObserver(fade).observe(box);
   return box;
+}
+
+/** The values of a chart, folded away below it. */
+function valuesTable(caption, names, rows) {
+  return element(
+    "details",
+    {},
+    element("summary", {}, caption),
+    scrolling(
+      caption,
+      element(
+        "tr",
+        {},
+        names.map((name, i) => element("th", { scope: "col", class: i ? "number" : null }, name)),
+      ),
+      rows.map((row) =>
+        element(
+          "tr",
+          {},
+          row.map((value, i) =>
+            i ? element("td", { class: "number" }, value) : element("th", { scope: "row" }, value),
+          ),
+        ),
+      ),
+    ),
+  );
 }
 
 function resultsTable(data, measure) {

@@ -249,7 +249,7 @@ function memoryPanel(texts, go) {
       shown = { before, after, changes, name };
       const n = (kind) => changes.filter((change) => change[0] === kind).length;
       counts.replaceChildren(
-        `${grouped(before.size)} \u2192 ${plural(after.size, "entry").replace("entrys", "entries")}: `,
+        `${grouped(before.size)} \u2192 ${plural(after.size, "entry", "entries")}: `,
         element("b", { class: "plus" }, `+${n("insert")}`),
         " ",
         element("b", { class: "changed" }, `~${n("update")}`),

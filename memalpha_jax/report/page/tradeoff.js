@@ -1,6 +1,7 @@
 // Accuracy against memory.
 
 function memorySection(data) {
+  if (!data.trade_offs.length) return null;
   const place = element("div");
   function show(index) {
     const { source, points } = data.trade_offs[index];
@@ -13,7 +14,6 @@ function memorySection(data) {
       ),
     );
   }
-  if (!data.trade_offs.length) return null;
   const { node } = choice(
     "Source",
     data.trade_offs.map((panel, i) => [i, panel.source]),
