@@ -378,9 +378,9 @@ def test_the_page_never_scrolls_sideways(workdir, open_page, width):
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def long_record(chunks: int, room: int) -> dict:
-    """A memory that grows by six entries a chunk, two of them soon rewritten, up to `room`; then the oldest go."""
-    steps, kept = [], collections.OrderedDict()
+def long_record(chunks: int, room: int) -> tuple[dict, dict[int, dict[str, str]]]:
+    """A record, and what was kept after how many chunks. A memory that grows by six entries a chunk, two of them soon rewritten, up to `room`; then the oldest go."""
+    steps, kept, after = [], collections.OrderedDict(), {}
     for t in range(chunks):
         changes = []
         for k in range(6):
@@ -396,13 +396,14 @@ def long_record(chunks: int, room: int) -> dict:
             name, text = kept.popitem(last=False)
             changes.append({"change": "delete", "kind": "semantic", "id": name, "before": text, "after": ""})
         steps.append({"replies": [f"reply {t}"], "operations": [], "changes": changes})
+        after[t + 1] = {f"semantic/{name}": text for name, text in kept.items()}
     ends = {"contexts": [{"passages": [], "calls": 0}], "texts": [], "memory_tokens": 1, "write_calls": chunks}
-    return {"steps": steps, "kept": {f"semantic/{name}": text for name, text in kept.items()}, **ends}
+    return {"steps": steps, **ends}, after
 
 
 def test_a_long_trace_is_stepped_through(workdir, open_page, tmp_path, capsys):
     _, results = workdir
-    record, words = long_record(500, 2000), "The door keeper wrote this down. " * 60
+    (record, after), words = long_record(500, 2000), "The door keeper wrote this down. " * 60
     episode = Episode("long", "generated", tuple(f"{t}: {words}" for t in range(500)), (Question("q", "a"),))
     traced = TracedEpisode("generated", episode, [Trace("memalpha", record, [{"answer": "a", "score": 1.0}])])
     listed = {"method": "memalpha", "source": "generated", "instance_id": "long", "memory": "key", "questions": []}
@@ -425,8 +426,10 @@ def test_a_long_trace_is_stepped_through(workdir, open_page, tmp_path, capsys):
         for view, steps in (("changes", 449), ("all", 50))
     )
     assert tab.inner_text("#step") == "Chunk 500 of 500"
-    assert memory_shown(tab, "after") == record["kept"]
-    assert len(record["kept"]) == 2000
+    assert len(after[500]) == 2000
+    for t in (500, 26, 25, 463):
+        tab.locator(".stepper input").fill(str(t))
+        assert memory_shown(tab, "after") == after[t]
     assert tab.evaluate("document.querySelectorAll('*').length") < 3000
     with capsys.disabled():
         print(f"\n500 chunks, 2,000 entries: {path.stat().st_size >> 10} KiB, opened in {opened:.2f} s, ", end="")
