@@ -379,7 +379,10 @@ def test_the_page_never_scrolls_sideways(workdir, open_page, width):
 
 
 def long_record(chunks: int, room: int) -> tuple[dict, dict[int, dict[str, str]]]:
-    """A record, and what was kept after how many chunks. A memory that grows by six entries a chunk, two of them soon rewritten, up to `room`; then the oldest go."""
+    """A record, and what was kept after how many chunks.
+
+    The memory grows by six entries a chunk, two of them soon rewritten, up to `room`; then the oldest go.
+    """
     steps, kept, after = [], collections.OrderedDict(), {}
     for t in range(chunks):
         changes = []
