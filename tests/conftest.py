@@ -1,4 +1,4 @@
-"""Eight fake devices for every test, and compiled functions kept between runs."""
+"""Eight fake devices for every test, code that is compiled fast, and kept between runs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 
 # Before the first backend exists: also in the processes that tests start, tests run on the CPU.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Tests run a program a few times at most: two thirds of their time would go into making fast code of it.
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}".strip()
 
 import jax
 
