@@ -1,0 +1,42 @@
+"""mem1: one internal state, rewritten at every step (MEM1, arXiv 2506.15841, section 3.1).
+
+At every step the model is given its last internal state and new information, and writes `<IS>` the state that takes
+the place of both `</IS>`; everything older is dropped from the context, which therefore stays constant.
+
+What was simplified: the original writes, after the state, a query or the answer, because it works on one question that
+stands in its context all the time. Here information comes as a stream of chunks, nothing is asked for, and no question
+is known, so a step is the state alone; the model is not trained for this. A reply without `<IS>` leaves the state as it
+is; one that is cut off before `</IS>` counts as far as it goes.
+"""
+
+from __future__ import annotations
+
+from memalpha_jax.chat.model import ChatModel
+from memalpha_jax.episodes.chunkers import CountTokens
+from memalpha_jax.methods.overwritten import OverwrittenText
+from memalpha_jax.methods.prompting import load_prompts, prompts_hash
+from memalpha_jax.methods.session import ChatMethod
+
+
+def mem1(model: ChatModel, tokens: int, reply_tokens: int, count_tokens: CountTokens) -> ChatMethod:
+    """Args: tokens: longest state, by `count_tokens`."""
+    prompt = load_prompts("mem1")["step"]
+    return ChatMethod(
+        name="mem1",
+        about=f"one internal state of at most {tokens} tokens, rewritten at every step, without knowing the question",
+        settings=f"tokens={tokens} prompts={prompts_hash('mem1')}",
+        model=model,
+        reply_tokens=reply_tokens,
+        make=lambda session: OverwrittenText(session, prompt, "state", internal_state, tokens, count_tokens),
+    )
+
+
+def internal_state(reply: str) -> tuple[str, str]:
+    """The text of the last `<IS>` of a reply, and a status."""
+    _, opening, rest = reply.rpartition("<IS>")
+    if not opening:
+        return "", "no <IS>"
+    state, closing, _ = rest.partition("</IS>")
+    if not state.strip():
+        return "", "empty_content"
+    return state.strip(), "ok" if closing else "no </IS>"

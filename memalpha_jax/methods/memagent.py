@@ -1,0 +1,34 @@
+"""memagent: one text memory that is overwritten with every chunk (MemAgent, arXiv 2507.02259, section 2.1 and figure 2).
+
+The model sees the memory and the next chunk and writes the memory that replaces the old one, of at most 1,024 tokens;
+after the last chunk the question is answered from the memory alone.
+
+What was simplified: the original shows the question with every chunk, and what it keeps is chosen for that one
+question. Here the memory must serve questions that are not known yet, so the model is never shown one. The model is
+not trained for this. An empty reply leaves the memory as it is.
+"""
+
+from __future__ import annotations
+
+from memalpha_jax.chat.model import ChatModel
+from memalpha_jax.episodes.chunkers import CountTokens
+from memalpha_jax.methods.overwritten import OverwrittenText
+from memalpha_jax.methods.prompting import load_prompts, prompts_hash
+from memalpha_jax.methods.session import ChatMethod
+
+
+def memagent(model: ChatModel, tokens: int, reply_tokens: int, count_tokens: CountTokens) -> ChatMethod:
+    """Args: tokens: longest memory, by `count_tokens`."""
+    prompt = load_prompts("memagent")["read"]
+    return ChatMethod(
+        name="memagent",
+        about=f"one text of at most {tokens} tokens, overwritten with every chunk; written without knowing the question",
+        settings=f"tokens={tokens} prompts={prompts_hash('memagent')}",
+        model=model,
+        reply_tokens=reply_tokens,
+        make=lambda session: OverwrittenText(session, prompt, "memory", _whole_reply, tokens, count_tokens),
+    )
+
+
+def _whole_reply(reply: str) -> tuple[str, str]:
+    return reply, "ok" if reply else "empty_content"
