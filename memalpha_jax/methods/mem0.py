@@ -1,11 +1,12 @@
 """mem0: facts, each compared with the most similar stored ones (Mem0, arXiv 2504.19413, section 2.1 and algorithm 1).
 
-Extraction: the model lists the facts of a chunk. Update: for each fact in turn the `similar` nearest memories are looked
-up (the paper: 10), and the model chooses ADD, UPDATE, DELETE or NONE. A question retrieves the nearest memories.
+Extraction: the model lists the facts of a chunk. Update: for each fact in turn the `similar` nearest memories are
+looked up (the paper: 10), and the model chooses ADD, UPDATE, DELETE or NONE. A question retrieves the nearest
+memories.
 
 What was simplified: extraction sees the chunk alone, without the running summary of the conversation and the last ten
-messages; nearness is BM25 instead of embeddings; the graph variant is left out. As in the paper, one fact leads to one
-event: a fact that deletes what it contradicts is not stored besides.
+messages; nearness is BM25 instead of embeddings; the graph variant is left out. As in the paper, one fact leads to
+one event: a fact that deletes what it contradicts is not stored besides.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
 At every step the model is given its last internal state and new information, and writes `<IS>` the state that takes
 the place of both `</IS>`; everything older is dropped from the context, which therefore stays constant.
 
-What was simplified: the original writes, after the state, a query or the answer, because it works on one question that
-stands in its context all the time. Here information comes as a stream of chunks, nothing is asked for, and no question
-is known, so a step is the state alone; the model is not trained for this. A reply without `<IS>` leaves the state as it
-is; one that is cut off before `</IS>` counts as far as it goes.
+What was simplified: the original writes, after the state, a query or the answer, because it works on one question
+that stands in its context all the time. Here information comes as a stream of chunks, nothing is asked for, and no
+question is known, so a step is the state alone; the model is not trained for this. A reply without `<IS>` leaves the
+state as it is; one that is cut off before `</IS>` counts as far as it goes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""memagent: one text memory that is overwritten with every chunk (MemAgent, arXiv 2507.02259, section 2.1 and figure 2).
+"""memagent: one text memory that is overwritten with every chunk (MemAgent, arXiv 2507.02259, section 2.1).
 
 The model sees the memory and the next chunk and writes the memory that replaces the old one, of at most 1,024 tokens;
 after the last chunk the question is answered from the memory alone.
@@ -22,7 +22,7 @@ def memagent(model: ChatModel, tokens: int, reply_tokens: int, count_tokens: Cou
     prompt = load_prompts("memagent")["read"]
     return ChatMethod(
         name="memagent",
-        about=f"one text of at most {tokens} tokens, overwritten with every chunk; written without knowing the question",
+        about=f"one text of at most {tokens} tokens, overwritten with every chunk without knowing the question",
         settings=f"tokens={tokens} prompts={prompts_hash('memagent')}",
         model=model,
         reply_tokens=reply_tokens,

@@ -1,13 +1,13 @@
 """memalpha over a chat model: our memory as text, written by any language model with the tools of the policy.
 
-The published comparison has a row for an untrained model (gpt-4.1-mini) with the same memory. The model is shown what a
-policy is shown (`tools/prompts`, `memory/template.py`), its reply is parsed by `tools.wire`, and calls get the same
+The published comparison has a row for an untrained model (gpt-4.1-mini) with the same memory. The model is shown what
+a policy is shown (`tools/prompts`, `memory/template.py`), its reply is parsed by `tools.wire`, and calls get the same
 statuses. For the same replies both end with the same memory.
 
 What differs: the template's markup becomes the roles of messages, which the model's own template marks up; the items
-shown besides the most recent ones are those most like the chunk by words, not by pairs of tokens; in a prompt over the
-model's context fewer items are shown, and then the chunk is cut, where the policy refuses it; and there is no limit to
-the calls of one reply, nor to the items that are kept.
+shown besides the most recent ones are those most like the chunk by words, not by pairs of tokens; in a prompt over
+the model's context fewer items are shown, and then the chunk is cut, where the policy refuses it; and there is no
+limit to the calls of one reply, nor to the items that are kept.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """memgpt: core blocks that the model edits, archival memory, and a search of all messages (MemGPT, arXiv 2310.08560).
 
 Section 2: the working context (blocks persona and human, of limited length, here `core_tokens` each) is changed by
-append and replace calls; archival memory is written by insert and read by search; recall memory holds every message and
-is searched. A chunk is one event: the model calls functions, and when a search was among them it is shown what was found
-and goes on (the paper's chaining of calls). A question is an event of its own, in which the model only searches, page by
-page; the reader is given the core and everything that was found.
+append and replace calls; archival memory is written by insert and read by search; recall memory holds every message
+and is searched. A chunk is one event: the model calls functions, and when a search was among them it is shown what
+was found and goes on (the paper's chaining of calls). A question is an event of its own, in which the model only
+searches, page by page; the reader is given the core and everything that was found.
 
-What was simplified: the queue of recent messages holds one message, the present chunk, so nothing is evicted from it and
-there are no recursive summary and no warning of memory pressure; at most `ROUNDS` replies an event; search is BM25
-instead of embeddings (archival) and text match (recall); a search that the model does not make finds nothing. Recall
-memory keeps the stream word for word, and it counts as memory.
+What was simplified: the queue of recent messages holds one message, the present chunk, so nothing is evicted from it
+and there are no recursive summary and no warning of memory pressure; at most `ROUNDS` replies an event; search is
+BM25 instead of embeddings (archival) and text match (recall); a search that the model does not make finds nothing.
+Recall memory keeps the stream word for word, and it counts as memory.
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 
 Core memory (blocks persona and human, of limited length), episodic, semantic, procedural and resource memory and the
 knowledge vault. Writing: the meta manager is shown a chunk and names the stores it concerns; the manager of each of
-these is shown the chunk and what its store has that is most like it, and inserts, updates and deletes (core: appends and
-rewrites). Reading: the core, and the best entries of every store.
+these is shown the chunk and what its store has that is most like it, and inserts, updates and deletes (core: appends
+and rewrites). Reading: the core, and the best entries of every store.
 
-What was simplified: an entry is one text where the original has fields (summary, details, actor, steps, ...); retrieval
-is BM25 instead of embeddings, with the question as the topic that the original's agent thinks of first; the managers work
-one after the other, not at once, which changes nothing, as each has a store of its own; no screenshots; the vault is
-shown to the reader like any other store.
+What was simplified: an entry is one text where the original has fields (summary, details, actor, steps, ...);
+retrieval is BM25 instead of embeddings, with the question as the topic that the original's agent thinks of first; the
+managers work one after the other, not at once, which changes nothing, as each has a store of its own; no screenshots;
+the vault is shown to the reader like any other store.
 """
 
 from __future__ import annotations

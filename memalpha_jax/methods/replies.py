@@ -5,7 +5,7 @@ Nothing raises and nothing is executed: what cannot be read is left out, and the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
