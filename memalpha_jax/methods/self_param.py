@@ -71,8 +71,8 @@ class FittedWeights:
 
     def __init__(self, method: SelfParam):
         self._method = method
-        self._adapter = new_adapter(method.policy.config)
-        self._moments = _optimizer(method.lr).init(self._adapter)
+        self.adapter = new_adapter(method.policy.config)
+        self._moments = _optimizer(method.lr).init(self.adapter)
         self._chat: LocalChat | None = None
 
     def write(self, chunk: str) -> WriteRecord:
@@ -83,16 +83,18 @@ class FittedWeights:
         losses = []
         for start in range(0, len(tokens) - 1, window - 1):  # a window begins with the last token of the one before
             text = _padded(tokens[start : start + window])
-            self._adapter, self._moments, loss = _fit(
-                policy.config, method.lr, method.steps, policy.params, self._adapter, self._moments, *text
+            self.adapter, self._moments, loss = _fit(
+                policy.config, method.lr, method.steps, policy.params, self.adapter, self._moments, *text
             )
             losses.append(f"{float(loss):.3f}")
+        if not losses:
+            return WriteRecord(operations=(Operation("fit", "adapter", status="too short"),))
         return WriteRecord(operations=(Operation("fit", "adapter", text="loss " + ", ".join(losses)),))
 
     def read(self, question: str) -> Context:
         if self._chat is None:
             policy = self._method.policy
-            adapted = dataclasses.replace(policy, params={**policy.params, **self._adapter})
+            adapted = dataclasses.replace(policy, params={**policy.params, **self.adapter})
             self._chat = LocalChat(adapted, QUESTION_TOKENS + ANSWER_TOKENS, batch_tokens=1)
         room = self._chat.context_tokens - ANSWER_TOKENS
         question = shorten(question, room * 3 // 4, self._chat.count_tokens)
