@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
@@ -26,20 +26,11 @@ END_OF_TEXT = "<|endoftext|>"
 """Ends a reply of a Qwen model, besides the end of a turn."""
 
 
-@dataclasses.dataclass(frozen=True)
-class _Shape:
-    """What requests must have in common to be answered together: slots for prompt and reply, and the temperature."""
-
-    prompt: int
-    reply: int
-    temperature: float
-
-
 class LocalChat:
     """A `ChatModel` over a policy.
 
-    Prompts, replies and batches are padded to powers of two, so that few programs are compiled. Only requests of one
-    shape share a batch, so what else is in it changes a reply by no more than the rounding of sums.
+    Prompts, replies and batches are padded to powers of two, so that few programs are compiled. What else is in its
+    batch changes a reply by no more than the rounding of sums.
     """
 
     def __init__(self, policy: Policy, context_tokens: int, batch_tokens: int, seed: int = 0):
@@ -79,34 +70,40 @@ class LocalChat:
         """As `ChatModel`; a request longer than the context is the only one that fails."""
         prompts = [self._prompts.encode(request.messages) for request in requests]
         found: dict[int, Completion] = {}
-        groups: dict[_Shape, list[int]] = {}
+        groups: dict[tuple[int, float], list[int]] = {}
         for i, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
             if len(prompt) + request.max_tokens > self._context:
                 found[i] = Completion("", _too_long(len(prompt), request.max_tokens, self._context), len(prompt))
                 continue
-            shape = _Shape(
-                _padded(len(prompt), SMALLEST_PROMPT), _padded(request.max_tokens, SMALLEST_REPLY), request.temperature
-            )
-            groups.setdefault(shape, []).append(i)
-        for shape, members in groups.items():
-            rows = _rows_at_once(self._batch_tokens, shape.prompt + shape.reply)
-            for at in range(0, len(members), rows):
-                chosen = members[at : at + rows]
-                replies = self._replies(shape, [prompts[i] for i in chosen], [requests[i] for i in chosen])
-                found.update(zip(chosen, replies, strict=True))
+            slots = _padded(request.max_tokens, SMALLEST_REPLY)
+            groups.setdefault((slots, request.temperature), []).append(i)
+        for (slots, temperature), members in groups.items():
+            for chosen in self._batches(members, [len(prompt) for prompt in prompts], slots):
+                batch = [prompts[i] for i in chosen], [requests[i] for i in chosen]
+                found.update(zip(chosen, self._replies(*batch, slots, temperature), strict=True))
         return [found[i] for i in range(len(requests))]
 
+    def _batches(self, members: Sequence[int], lengths: Sequence[int], slots: int) -> Iterator[list[int]]:
+        """The longest prompts first; one with less than a quarter of the longest in its batch waits for another."""
+        left = sorted(members, key=lambda i: -lengths[i])
+        while left:
+            P = _padded(lengths[left[0]], SMALLEST_PROMPT)
+            rows = _rows_at_once(self._batch_tokens, P + slots)
+            chosen = [i for i in left[:rows] if P <= SMALLEST_PROMPT or 4 * lengths[i] > P]
+            yield chosen
+            left = left[len(chosen) :]
+
     def _replies(
-        self, shape: _Shape, prompts: Sequence[Sequence[int]], requests: Sequence[ChatRequest]
+        self, prompts: Sequence[Sequence[int]], requests: Sequence[ChatRequest], slots: int, temperature: float
     ) -> list[Completion]:
-        """One batch."""
-        N = _padded(len(prompts), 1)
-        prompt_NP, length_N = np.zeros((N, shape.prompt), np.int32), np.ones(N, np.int32)
+        """One batch, with so many slots for replies."""
+        N, P = _padded(len(prompts), 1), _padded(max(map(len, prompts)), SMALLEST_PROMPT)
+        prompt_NP, length_N = np.zeros((N, P), np.int32), np.ones(N, np.int32)
         digest_N = np.zeros(N, np.uint32)
         for n, (prompt, request) in enumerate(zip(prompts, requests, strict=True)):
             prompt_NP[n, : len(prompt)], length_N[n], digest_N[n] = prompt, len(prompt), _digest(request)
         tokenizer = self._policy.tokenizer
-        sampling = SamplingConfig(shape.reply, shape.temperature, tokenizer.eos_id, self._stop_ids)
+        sampling = SamplingConfig(slots, temperature, tokenizer.eos_id, self._stop_ids)
         active_N = np.arange(N) < len(prompts)
         arguments = self._policy.params, prompt_NP, length_N, digest_N, active_N, np.uint32(self._seed)
         written = jax.device_get(_generate(self._config, sampling, *arguments))
@@ -146,6 +143,6 @@ def _rows_at_once(batch_tokens: int, row_tokens: int) -> int:
 
 def _too_long(prompt: int, reply: int, context: int) -> str:
     return (
-        f"a prompt of {prompt} tokens and a reply of up to {reply} do not fit the model's context of {context}; shorten what "
-        "it is asked to read or to write, or raise chat.context_tokens as far as the model goes"
+        f"a prompt of {prompt} tokens and a reply of up to {reply} do not fit the model's context of {context}; "
+        "shorten what it reads or writes, or raise chat.context_tokens as far as the model goes"
     )
