@@ -632,7 +632,7 @@ def nll(params, text: str) -> float:
 def test_self_param_learns_its_chunks_and_keeps_no_text():
     text = "Ann lives in Bern. " * 3
     loud = {**POLICY.params, "embed": 10 * POLICY.params["embed"]}  # or no adapter could make a token likely
-    method = SelfParam(dataclasses.replace(POLICY, params=loud), rank=4, steps=8, lr=2e-2)
+    method = SelfParam(dataclasses.replace(POLICY, params=loud), rank=4, steps=8, lr=2e-2, reply_tokens=16)
     memory, other = method.open(2)
     base = method.policy.params
     fresh = nll({**base, **memory.adapter}, text)
@@ -656,7 +656,7 @@ def test_self_param_starts_from_merged_adapters():
     shapes = {name: shape for name, (shape, _) in parameter_shapes(config).items() if is_adapter(name)}
     adapters = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     trained = dataclasses.replace(POLICY, config=config, params={**POLICY.params, **adapters})
-    base = SelfParam(trained, rank=4, steps=1, lr=1e-3).policy.params
+    base = SelfParam(trained, rank=4, steps=1, lr=1e-3, reply_tokens=16).policy.params
     assert not any(map(is_adapter, base))
     merged = np.asarray(POLICY.params["q"]) + 3 * adapters["q_lora_a"] @ adapters["q_lora_b"]
     np.testing.assert_allclose(base["q"], merged, atol=1e-4)

@@ -13,22 +13,15 @@ from __future__ import annotations
 
 from memalpha_jax.chat.model import ChatModel
 from memalpha_jax.episodes.chunkers import CountTokens
-from memalpha_jax.methods.overwritten import OverwrittenText
-from memalpha_jax.methods.prompting import load_prompts, prompts_hash
+from memalpha_jax.methods.overwritten import Sizes, overwriting
 from memalpha_jax.methods.session import ChatMethod
 
 
 def mem1(model: ChatModel, tokens: int, reply_tokens: int, count_tokens: CountTokens) -> ChatMethod:
     """Args: tokens: longest state, by `count_tokens`."""
-    prompt = load_prompts("mem1")["step"]
-    return ChatMethod(
-        name="mem1",
-        about=f"one internal state of at most {tokens} tokens, rewritten at every step, without knowing the question",
-        settings=f"tokens={tokens} prompts={prompts_hash('mem1')}",
-        model=model,
-        reply_tokens=reply_tokens,
-        make=lambda session: OverwrittenText(session, prompt, "state", internal_state, tokens, count_tokens),
-    )
+    about = f"one internal state of at most {tokens} tokens, rewritten at every step, without knowing the question"
+    sizes = Sizes(tokens, reply_tokens, count_tokens)
+    return overwriting("mem1", about, "step", "state", internal_state, model, sizes)
 
 
 def internal_state(reply: str) -> tuple[str, str]:

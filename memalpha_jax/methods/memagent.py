@@ -12,22 +12,15 @@ from __future__ import annotations
 
 from memalpha_jax.chat.model import ChatModel
 from memalpha_jax.episodes.chunkers import CountTokens
-from memalpha_jax.methods.overwritten import OverwrittenText
-from memalpha_jax.methods.prompting import load_prompts, prompts_hash
+from memalpha_jax.methods.overwritten import Sizes, overwriting
 from memalpha_jax.methods.session import ChatMethod
 
 
 def memagent(model: ChatModel, tokens: int, reply_tokens: int, count_tokens: CountTokens) -> ChatMethod:
     """Args: tokens: longest memory, by `count_tokens`."""
-    prompt = load_prompts("memagent")["read"]
-    return ChatMethod(
-        name="memagent",
-        about=f"one text of at most {tokens} tokens, overwritten with every chunk without knowing the question",
-        settings=f"tokens={tokens} prompts={prompts_hash('memagent')}",
-        model=model,
-        reply_tokens=reply_tokens,
-        make=lambda session: OverwrittenText(session, prompt, "memory", _whole_reply, tokens, count_tokens),
-    )
+    about = f"one text of at most {tokens} tokens, overwritten with every chunk, without knowing the question"
+    sizes = Sizes(tokens, reply_tokens, count_tokens)
+    return overwriting("memagent", about, "read", "memory", _whole_reply, model, sizes)
 
 
 def _whole_reply(reply: str) -> tuple[str, str]:

@@ -3,26 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
+from memalpha_jax.chat.model import ChatModel
 from memalpha_jax.episodes.chunkers import CountTokens
 from memalpha_jax.methods.context import shorten
 from memalpha_jax.methods.method import CORE, Entry, Operation, Passage
-from memalpha_jax.methods.prompting import Prompt
-from memalpha_jax.methods.session import NOTHING, ChatMemory, Session
+from memalpha_jax.methods.prompting import Prompt, load_prompts, prompts_hash
+from memalpha_jax.methods.session import NOTHING, ChatMemory, ChatMethod, Session
 
 ReadText = Callable[[str], tuple[str, str]]
 """From a reply to the new text and a status: "ok", or why there is none."""
 
 
-class OverwrittenText(ChatMemory):
-    """At most `limit` tokens, whatever the model writes; a reply without a text leaves the old one."""
+@dataclass(frozen=True)
+class Sizes:
+    """Longest text and longest reply, and what counts the text."""
 
-    def __init__(
-        self, session: Session, prompt: Prompt, slot: str, read_text: ReadText, limit: int, count_tokens: CountTokens
-    ):
+    tokens: int
+    reply_tokens: int
+    count_tokens: CountTokens
+
+
+def overwriting(
+    name: str, about: str, prompt: str, slot: str, read_text: ReadText, model: ChatModel, sizes: Sizes
+) -> ChatMethod:
+    """A method that keeps one text; the prompt of this heading in its file shows it in `slot`."""
+    made = load_prompts(name)[prompt].stating(limit=sizes.tokens)
+    return ChatMethod(
+        name=name,
+        about=about,
+        settings=f"tokens={sizes.tokens} prompts={prompts_hash(name)}",
+        model=model,
+        reply_tokens=sizes.reply_tokens,
+        make=lambda session: OverwrittenText(session, made, slot, read_text, sizes),
+    )
+
+
+class OverwrittenText(ChatMemory):
+    """At most so many tokens, whatever the model writes; a reply without a text leaves the old one."""
+
+    def __init__(self, session: Session, prompt: Prompt, slot: str, read_text: ReadText, sizes: Sizes):
         super().__init__(session)
-        self._prompt, self._slot, self._read_text = prompt.stating(limit=limit), slot, read_text
-        self._limit, self._count = limit, count_tokens
+        self._prompt, self._slot, self._read_text = prompt, slot, read_text
+        self._limit, self._count = sizes.tokens, sizes.count_tokens
         self._text, self._written = "", -1
 
     def read_chunk(self, chunk: str) -> list[Operation]:

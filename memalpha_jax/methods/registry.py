@@ -76,7 +76,7 @@ def _memory_r1(parts: Parts) -> Method:
 
 def _self_param(parts: Parts) -> Method:
     c = parts.config
-    return SelfParam(parts.policy(), c.lora_rank, c.lora_steps, c.lora_lr)
+    return SelfParam(parts.policy(), c.lora_rank, c.lora_steps, c.lora_lr, c.reply_tokens)
 
 
 METHODS: Mapping[str, Callable[[Parts], Method]] = {

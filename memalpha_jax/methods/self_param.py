@@ -23,8 +23,10 @@ import optax
 
 from memalpha_jax.chat.local import LocalChat
 from memalpha_jax.chat.model import ask
+from memalpha_jax.chat.seats import or_raise
 from memalpha_jax.methods.context import shorten
 from memalpha_jax.methods.method import Context, Entry, Operation, WriteRecord
+from memalpha_jax.methods.session import MARKUP_TOKENS
 from memalpha_jax.policy.config import LoraConfig, PolicyConfig
 from memalpha_jax.policy.logprobs import reply_logprobs
 from memalpha_jax.policy.lora import fingerprint, is_adapter, merge_lora
@@ -36,21 +38,20 @@ WINDOW = 1024
 """Longest piece of a chunk that is learned as one text, in tokens; the policy's own context, if that is shorter."""
 SMALLEST_WINDOW = 32
 LOGITS_SLICE = 256
-ANSWER_TOKENS = 128
 QUESTION_TOKENS = 1024
 
 
 class SelfParam:
-    """A LoRA of `rank` on `policy`; `steps` steps of rate `lr` for each window of a chunk."""
+    """A LoRA of `rank`, `steps` steps of rate `lr` for each window of a chunk, answers of at most `reply_tokens`."""
 
     name = "self_param"
 
-    def __init__(self, policy: Policy, rank: int, steps: int, lr: float):
+    def __init__(self, policy: Policy, rank: int, steps: int, lr: float, reply_tokens: int):
         lora = LoraConfig(rank=rank)
         base = merge_lora(policy.params, policy.config.lora)
         config = dataclasses.replace(policy.config, lora=lora)
         self.policy = dataclasses.replace(policy, config=config, params=base)
-        self.steps, self.lr = steps, lr
+        self.steps, self.lr, self.reply_tokens = steps, lr, reply_tokens
 
     @property
     def about(self) -> str:
@@ -60,7 +61,8 @@ class SelfParam:
     @functools.cached_property
     def identity(self) -> str:
         p = self.policy
-        return f"self_param {fingerprint(p.params)} steps={self.steps} lr={self.lr} answer={ANSWER_TOKENS} {p.config}"
+        settings = f"steps={self.steps} lr={self.lr} reply_tokens={self.reply_tokens} {p.config}"
+        return f"self_param {fingerprint(p.params)} {settings}"
 
     def open(self, n: int) -> list[FittedWeights]:
         return [FittedWeights(self) for _ in range(n)]
@@ -71,8 +73,10 @@ class FittedWeights:
 
     def __init__(self, method: SelfParam):
         self._method = method
-        self.adapter = new_adapter(method.policy.config)
-        self._moments = _optimizer(method.lr).init(self.adapter)
+        adapter = new_adapter(method.policy.config)
+        # Placed like the policy from the start: the second step would be compiled anew for another placement.
+        place = method.policy.params["norm"].sharding
+        self.adapter, self._moments = jax.device_put((adapter, _optimizer(method.lr).init(adapter)), place)
         self._chat: LocalChat | None = None
 
     def write(self, chunk: str) -> WriteRecord:
@@ -92,14 +96,13 @@ class FittedWeights:
         return WriteRecord(operations=(Operation("fit", "adapter", text="loss " + ", ".join(losses)),))
 
     def read(self, question: str) -> Context:
+        policy, answer_tokens = self._method.policy, self._method.reply_tokens
         if self._chat is None:
-            policy = self._method.policy
             adapted = dataclasses.replace(policy, params={**policy.params, **self.adapter})
-            self._chat = LocalChat(adapted, QUESTION_TOKENS + ANSWER_TOKENS, batch_tokens=1)
-        room = self._chat.context_tokens - ANSWER_TOKENS
-        question = shorten(question, room * 3 // 4, self._chat.count_tokens)
-        completion = self._chat.complete([ask(question, ANSWER_TOKENS)])[0]
-        return Context(answer=completion.text, calls=1)
+            self._chat = LocalChat(adapted, QUESTION_TOKENS + answer_tokens, batch_tokens=1)
+        room = self._chat.context_tokens - answer_tokens - MARKUP_TOKENS
+        completion = self._chat.complete([ask(shorten(question, room, self._chat.count_tokens), answer_tokens)])[0]
+        return Context(answer=or_raise(completion).text, calls=1)
 
     def entries(self) -> Sequence[Entry]:
         return ()
