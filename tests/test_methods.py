@@ -31,7 +31,9 @@ from memalpha_jax.methods.method import CORE, Memory
 from memalpha_jax.methods.prompting import Prompt, fill
 from memalpha_jax.methods.registry import METHODS, Parts
 from memalpha_jax.methods.replies import MAX_OBJECTS, Edit, json_objects, read_edits, read_function_calls
+from memalpha_jax.methods.retrieval import Retrieval
 from memalpha_jax.methods.self_param import SelfParam
+from memalpha_jax.methods.session import ChatParts
 from memalpha_jax.methods.store import CoreBlocks, EntryStore
 from memalpha_jax.policy.config import LoraConfig
 from memalpha_jax.policy.lora import is_adapter
@@ -343,7 +345,7 @@ def test_no_reply_breaks_a_method(name):
         memory.read("what?")
         for entry in memory.entries():
             entry.text.encode()
-        assert memory.memory_tokens == sum(map(count if name != "memalpha" else tokens, texts(memory)))
+        assert memory.memory_tokens == sum(map(count, texts(memory)))
         json.dumps(record.replies).encode()
 
 
@@ -406,8 +408,7 @@ def test_limits_hold_whatever_is_replied_and_the_end_is_always_the_same(replies,
         names = [(entry.kind, entry.id) for entry in memory.entries()]
         assert len(set(names)) == len(names)
         assert all(record.reply_tokens == sum(map(count, record.replies)) for record in records)
-        if name != "memalpha":
-            assert memory.memory_tokens == sum(map(count, texts(memory)))
+        assert memory.memory_tokens == sum(map(count, texts(memory)))
         return records, memory.entries(), memory.read("piece?")
 
     assert run() == run()
@@ -491,7 +492,7 @@ EDITS = st.lists(
 
 @given(EDITS, st.sets(st.sampled_from(["1", "2", "3", "x"])))
 def test_a_store_is_a_dictionary(edits, shown):
-    store, oracle, added = EntryStore(count), {}, 0
+    store, oracle, added = EntryStore(count, Retrieval().open()), {}, 0
     for edit in edits:
         status = store.apply(edit, "k", shown, 0).status
         if edit.name in ("add", "insert") and edit.text.strip():
@@ -511,7 +512,7 @@ def test_a_store_is_a_dictionary(edits, shown):
 
 
 def test_a_store_keeps_kinds_apart():
-    store = EntryStore(count)
+    store = EntryStore(count, Retrieval().open())
     store.insert("a", "x", 0)
     assert store.update("b", "1", "y", 0).status == "unknown_id"
     assert store.delete("b", "1").status == "unknown_id"
@@ -520,13 +521,13 @@ def test_a_store_keeps_kinds_apart():
 
 def test_a_block_takes_no_more_than_fits():
     blocks = CoreBlocks(["human"], 3, count)
-    assert blocks.append("human", "a b", 0).status == "ok"
-    assert blocks.append("human", "c d", 1).status == "full"
-    assert blocks.replace("human", "b", "b c d", 1).status == "full"
-    assert blocks.replace("human", "a ", "", 1).status == "ok"
-    assert blocks.replace("human", "", "z", 1).status == "old text not found"
-    assert [(e.text, e.chunk) for e in blocks.entries()] == [("b", 1)]
-    assert blocks.rewrite("human", "", 2).status == "ok"
+    assert blocks.append("human", "a b").status == "ok"
+    assert blocks.append("human", "c d").status == "full"
+    assert blocks.replace("human", "b", "b c d").status == "full"
+    assert blocks.replace("human", "a ", "").status == "ok"
+    assert blocks.replace("human", "", "z").status == "old text not found"
+    assert [e.text for e in blocks.entries()] == ["b"]
+    assert blocks.rewrite("human", "").status == "ok"
     assert blocks.entries() == []
 
 
@@ -548,6 +549,10 @@ def test_a_wrong_writer_or_wire_is_named():
         MethodConfig(writer="nobody")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="qwen_agent"):
         MethodConfig(wire="smoke")
+
+
+def chat_parts(chat: ChatModel) -> ChatParts:
+    return ChatParts(chat, 50, tokens, Retrieval())
 
 
 def random_replies(wire: str) -> list[str]:
@@ -573,7 +578,7 @@ def test_a_chat_model_and_a_policy_that_reply_the_same_end_with_the_same_memory(
     wire, tokenizer, replies = "hermes", POLICY.tokenizer, random_replies("hermes")
     template = parse_template(load_template(wire), config, tools_text(wire, config.enabled))
     chat = FakeChat(lambda request: replies[len(chat.requests) - 1], context_tokens=8000)
-    memory = memalpha_chat(chat, config, tokenizer, wire, top_k=3, reply_tokens=50).open(1)[0]
+    memory = memalpha_chat(chat_parts(chat), config, tokenizer, wire, top_k=3).open(1)[0]
     state, apply = empty_memory(config), jax.jit(lambda *arguments: apply_calls(*arguments, config))
     seen = set()
     for t, reply in enumerate(replies):
@@ -611,7 +616,7 @@ def test_a_type_that_is_switched_off_is_refused():
         for kind in ("episodic", "semantic")
     ]
     chat = FakeChat(lambda request: "".join(replies))
-    memory = memalpha_chat(chat, config, POLICY.tokenizer, "hermes", top_k=3, reply_tokens=50).open(1)[0]
+    memory = memalpha_chat(chat_parts(chat), config, POLICY.tokenizer, "hermes", top_k=3).open(1)[0]
     assert done(memory.write("chunk")) == [("insert", "type_disabled"), ("insert", "ok")]
     assert "episodic" not in str(chat.requests)
 

@@ -13,6 +13,7 @@ from memalpha_jax.config import to_dict
 from memalpha_jax.errors import UserError
 from memalpha_jax.methods.config import MethodConfig
 from memalpha_jax.methods.registry import METHODS, check_known
+from memalpha_jax.methods.retrieval import RetrievalConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,7 @@ class LeaderboardConfig:
     policy: PolicyChoice = PolicyChoice()
     episodes: EpisodeChoice = EpisodeChoice()
     method: MethodConfig = MethodConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
     chat: ChatConfig = ChatConfig()
     reader: ReaderConfig = ReaderConfig()
     batch: int = 16

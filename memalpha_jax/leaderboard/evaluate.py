@@ -16,6 +16,7 @@ from memalpha_jax.leaderboard.config import LeaderboardConfig
 from memalpha_jax.leaderboard.store import Store
 from memalpha_jax.leaderboard.tables import results_markdown
 from memalpha_jax.methods import registry
+from memalpha_jax.methods.retrieval import make_retrieval
 from memalpha_jax.policy.policy import Policy, load_policy
 from memalpha_jax.rewards.reader import ExtractiveReader
 from memalpha_jax.workdir import atomic_write, exclusive, open_workdir
@@ -58,10 +59,11 @@ def make_parts(config: LeaderboardConfig) -> run.Parts:
     def count_tokens(text: str) -> int:
         return len(policy.tokenizer.encode(text))
 
-    made = registry.Parts(config.method, lambda: policy, lambda: _chat(config, policy), count_tokens)
+    retrieval = make_retrieval(config.retrieval)
+    made = registry.Parts(config.method, lambda: policy, lambda: _chat(config, policy), count_tokens, retrieval)
     world = _world(policy)
     return run.Parts(
-        methods={name: registry.METHODS[name](made) for name in config.methods},
+        methods={name: registry.make(name, made) for name in config.methods},
         episodes={s: episodes.load(s, config.episodes, world, count_tokens) for s in config.sources},
         reader=ExtractiveReader(one_value=True),
         reader_identity="extractive",

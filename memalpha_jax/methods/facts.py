@@ -5,12 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 
-from memalpha_jax.episodes.chunkers import CountTokens
 from memalpha_jax.methods.method import Entry, Operation
 from memalpha_jax.methods.prompting import load_prompts
 from memalpha_jax.methods.replies import listed
 from memalpha_jax.methods.session import ChatMemory, Session
-from memalpha_jax.methods.store import EntryStore
 
 FACT = "fact"
 MAX_FACTS = 64
@@ -20,9 +18,9 @@ MAX_FACTS = 64
 class FactMemory(ChatMemory):
     """Subclasses say how new facts are compared with old ones, and how facts are found for a question."""
 
-    def __init__(self, session: Session, similar: int, count_tokens: CountTokens):
+    def __init__(self, session: Session, similar: int):
         super().__init__(session)
-        self.store, self.similar = EntryStore(count_tokens), similar
+        self.store, self.similar = session.new_store(), similar
 
     def read_chunk(self, chunk: str) -> list[Operation]:
         facts = listed(self.session.ask(load_prompts("facts")["extract"], {"chunk": chunk}), "facts")

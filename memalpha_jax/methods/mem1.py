@@ -1,4 +1,4 @@
-"""mem1: one internal state, rewritten at every step (MEM1, arXiv 2506.15841, section 3.1).
+"""mem1: one internal state, rewritten at every step (MEM1, arXiv 2506.15841).
 
 At every step the model is given its last internal state and new information, and writes `<IS>` the state that takes
 the place of both `</IS>`; everything older is dropped from the context, which therefore stays constant.
@@ -11,17 +11,14 @@ state as it is; one that is cut off before `</IS>` counts as far as it goes.
 
 from __future__ import annotations
 
-from memalpha_jax.chat.model import ChatModel
-from memalpha_jax.episodes.chunkers import CountTokens
-from memalpha_jax.methods.overwritten import Sizes, overwriting
-from memalpha_jax.methods.session import ChatMethod
+from memalpha_jax.methods.overwritten import overwriting
+from memalpha_jax.methods.session import ChatMethod, ChatParts
 
 
-def mem1(model: ChatModel, tokens: int, reply_tokens: int, count_tokens: CountTokens) -> ChatMethod:
-    """Args: tokens: longest state, by `count_tokens`."""
+def mem1(parts: ChatParts, tokens: int) -> ChatMethod:
+    """Args: tokens: longest state, in tokens of the run."""
     about = f"one internal state of at most {tokens} tokens, rewritten at every step, without knowing the question"
-    sizes = Sizes(tokens, reply_tokens, count_tokens)
-    return overwriting("mem1", about, "step", "state", internal_state, model, sizes)
+    return overwriting("mem1", about, "step", "state", internal_state, parts, tokens)
 
 
 def internal_state(reply: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""memagent: one text memory that is overwritten with every chunk (MemAgent, arXiv 2507.02259, section 2.1).
+"""memagent: one text memory that is overwritten with every chunk (MemAgent, arXiv 2507.02259).
 
 The model sees the memory and the next chunk and writes the memory that replaces the old one, of at most 1,024 tokens;
 after the last chunk the question is answered from the memory alone.
@@ -10,17 +10,14 @@ not trained for this. An empty reply leaves the memory as it is.
 
 from __future__ import annotations
 
-from memalpha_jax.chat.model import ChatModel
-from memalpha_jax.episodes.chunkers import CountTokens
-from memalpha_jax.methods.overwritten import Sizes, overwriting
-from memalpha_jax.methods.session import ChatMethod
+from memalpha_jax.methods.overwritten import overwriting
+from memalpha_jax.methods.session import ChatMethod, ChatParts
 
 
-def memagent(model: ChatModel, tokens: int, reply_tokens: int, count_tokens: CountTokens) -> ChatMethod:
-    """Args: tokens: longest memory, by `count_tokens`."""
+def memagent(parts: ChatParts, tokens: int) -> ChatMethod:
+    """Args: tokens: longest memory, in tokens of the run."""
     about = f"one text of at most {tokens} tokens, overwritten with every chunk, without knowing the question"
-    sizes = Sizes(tokens, reply_tokens, count_tokens)
-    return overwriting("memagent", about, "read", "memory", _whole_reply, model, sizes)
+    return overwriting("memagent", about, "read", "memory", _whole_reply, parts, tokens)
 
 
 def _whole_reply(reply: str) -> tuple[str, str]:

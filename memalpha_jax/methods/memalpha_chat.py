@@ -16,14 +16,12 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
-from memalpha_jax.chat.model import ChatModel
 from memalpha_jax.memory.render import shown_choices
 from memalpha_jax.memory.state import LISTS, MemoryConfig, MemoryType
 from memalpha_jax.memory.template import PromptTemplate, parse_template
 from memalpha_jax.methods.method import CORE, Entry, Operation, Passage
 from memalpha_jax.methods.prompting import Prompt, Slots
-from memalpha_jax.methods.session import ChatMemory, ChatMethod, Session
-from memalpha_jax.methods.store import EntryStore
+from memalpha_jax.methods.session import ChatMemory, ChatMethod, ChatParts, Session
 from memalpha_jax.policy.tokenizer import Tokenizer
 from memalpha_jax.tools.calls import CallKind, Status, ToolCall, truncate_with_note
 from memalpha_jax.tools.prompts import load_template
@@ -47,9 +45,7 @@ class NotebookSettings:
         return len(self.tokenizer.encode(text))
 
 
-def memalpha_chat(
-    model: ChatModel, memory: MemoryConfig, tokenizer: Tokenizer, wire: str, top_k: int, reply_tokens: int
-) -> ChatMethod:
+def memalpha_chat(parts: ChatParts, memory: MemoryConfig, tokenizer: Tokenizer, wire: str, top_k: int) -> ChatMethod:
     """Args: memory: sizes of the core and what is shown. tokenizer: counts, and cuts the core. wire: see `tools.wire`.
 
     Raises:
@@ -59,12 +55,13 @@ def memalpha_chat(
     template = load_template(wire)
     parsed = parse_template(template, memory, tools_text(wire, memory.enabled))
     prompt = chat_prompt(parsed)
+    found = f"{parts.retrieval.about}, {top_k} of each list"
     return ChatMethod(
         name="memalpha",
-        about=f"core, episodic and semantic memory written by a chat model, not trained; BM25, {top_k} of each list",
+        about=f"core, episodic and semantic memory written by a chat model; {found}",
         settings=f"chat wire={wire} top_k={top_k} {memory} template={template!r}",
-        model=model,
-        reply_tokens=reply_tokens,
+        prompts=(),
+        parts=parts,
         make=lambda session: TextNotebook(session, settings, parsed, prompt),
     )
 
@@ -93,7 +90,7 @@ class TextNotebook(ChatMemory):
         super().__init__(session)
         self._settings, self._template = settings, template
         self._prompt = prompt.stating(core_limit=settings.memory.core_tokens)
-        self._core, self._store = "", EntryStore(settings.count)
+        self._core, self._store = "", session.new_store()
 
     def read_chunk(self, chunk: str) -> list[Operation]:
         reply = self.session.ask_whole(self._prompt, *self.choices(chunk))
@@ -173,4 +170,4 @@ class TextNotebook(ChatMemory):
 
     @property
     def memory_tokens(self) -> int:
-        return self._settings.count(self._core) + self._store.tokens
+        return self.session.parts.count_tokens(self._core) + self._store.tokens

@@ -1,28 +1,27 @@
 """memgpt: core blocks that the model edits, archival memory, and a search of all messages (MemGPT, arXiv 2310.08560).
 
-Section 2: the working context (blocks persona and human, of limited length, here `core_tokens` each) is changed by
-append and replace calls; archival memory is written by insert and read by search; recall memory holds every message
-and is searched. A chunk is one event: the model calls functions, and when a search was among them it is shown what
-was found and goes on (the paper's chaining of calls). A question is an event of its own, in which the model only
-searches, page by page; the reader is given the core and everything that was found.
+The working context (blocks persona and human, of limited length, here `core_tokens` each) is changed by append and
+replace calls; archival memory is written by insert and read by search; recall memory holds every message and is
+searched. A chunk is one event: the model calls functions, and when a search was among them it is shown what was found
+and goes on (the paper's chaining of calls). A question is an event of its own, in which the model only searches, page
+by page; the reader is given the core and everything that was found.
 
 What was simplified: the queue of recent messages holds one message, the present chunk, so nothing is evicted from it
-and there are no recursive summary and no warning of memory pressure; at most `ROUNDS` replies an event; search is
-BM25 instead of embeddings (archival) and text match (recall); a search that the model does not make finds nothing.
-Recall memory keeps the stream word for word, and it counts as memory.
+and there are no recursive summary and no warning of memory pressure; at most `ROUNDS` replies an event; both searches
+are that of `config.retrieval`, BM25 unless it is told to embed (the original embeds for archival memory and matches
+text in recall memory); a search that the model does not make finds nothing. Recall memory keeps the stream word for
+word, and it counts as memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from memalpha_jax.chat.model import ChatModel
-from memalpha_jax.episodes.chunkers import CountTokens
 from memalpha_jax.methods.method import Entry, Operation, Passage
-from memalpha_jax.methods.prompting import Prompt, Slots, load_prompts, prompts_hash
+from memalpha_jax.methods.prompting import Prompt, Slots, load_prompts
 from memalpha_jax.methods.replies import FunctionCall, read_function_calls
-from memalpha_jax.methods.session import ChatMemory, ChatMethod, Session, numbered
-from memalpha_jax.methods.store import CoreBlocks, EntryStore
+from memalpha_jax.methods.session import ChatMemory, ChatMethod, ChatParts, Session, numbered
+from memalpha_jax.methods.store import CoreBlocks
 
 BLOCKS = ("persona", "human")
 ARCHIVAL, RECALL = "archival", "recall"
@@ -36,24 +35,25 @@ Results = dict[str, Passage]
 Carry = Callable[[FunctionCall, Results], Operation]
 
 
-def memgpt(model: ChatModel, core_tokens: int, reply_tokens: int, count_tokens: CountTokens) -> ChatMethod:
+def memgpt(parts: ChatParts, core_tokens: int) -> ChatMethod:
     """Args: core_tokens: longest core block."""
     return ChatMethod(
         name="memgpt",
         about="core blocks the model edits, archival memory it fills, all messages; it searches both for a question",
-        settings=f"core={core_tokens} page={PAGE} rounds={ROUNDS} prompts={prompts_hash('memgpt')}",
-        model=model,
-        reply_tokens=reply_tokens,
-        make=lambda session: TieredMemory(session, core_tokens, count_tokens),
+        settings=f"core={core_tokens} page={PAGE} rounds={ROUNDS}",
+        prompts=("memgpt",),
+        parts=parts,
+        make=lambda session: TieredMemory(session, core_tokens),
     )
 
 
 class TieredMemory(ChatMemory):
     """The memory of `memgpt`."""
 
-    def __init__(self, session: Session, core_tokens: int, count_tokens: CountTokens):
+    def __init__(self, session: Session, core_tokens: int):
         super().__init__(session)
-        self._core, self._store = CoreBlocks(BLOCKS, core_tokens, count_tokens), EntryStore(count_tokens)
+        self._core = CoreBlocks(BLOCKS, core_tokens, session.parts.count_tokens)
+        self._store = session.new_store()
         self._counts = dict.fromkeys((ARCHIVAL, RECALL), 0)
         prompts = load_prompts("memgpt")
         self._event_prompt, self._search_prompt = prompts["event"].stating(limit=core_tokens), prompts["search"]
@@ -84,10 +84,10 @@ class TieredMemory(ChatMemory):
         if call.name == "archival_memory_insert":
             return self._keep(ARCHIVAL, call.text("content"))
         if call.name == "core_memory_append":
-            return self._core.append(call.text("block"), call.text("content"), self.chunk)
+            return self._core.append(call.text("block"), call.text("content"))
         if call.name == "core_memory_replace":
             old, new = call.text("old_content"), call.text("new_content")
-            return self._core.replace(call.text("block"), old, new, self.chunk)
+            return self._core.replace(call.text("block"), old, new)
         return Operation(call.name, status="unknown_tool")
 
     def _keep(self, kind: str, text: str) -> Operation:

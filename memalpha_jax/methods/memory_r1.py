@@ -1,39 +1,38 @@
 """memory_r1: a flat bank kept by a memory manager, read by an answer agent that filters (Memory-R1, arXiv 2508.19828).
 
-Writing (section 3, memory manager): the facts of a chunk are extracted, the memories related to them are retrieved,
-and the manager answers with one list of ADD, UPDATE, DELETE and NOOP. Reading (answer agent): up to 60 memories are
-retrieved for the question, and a distillation step keeps those that help.
+Writing (memory manager): the facts of a chunk are extracted, the memories related to them are retrieved, and the
+manager answers with one list of ADD, UPDATE, DELETE and NOOP. Reading (answer agent): up to 60 memories are retrieved
+for the question, and a distillation step keeps those that help.
 
-What was simplified: manager and answer agent are not fine-tuned by reinforcement learning; nearness is BM25 instead
-of embeddings, and the 60 candidates come from one bank instead of 30 from each speaker's; distillation is a call of
-its own, where the original filters and answers in one reply, so that every method is answered by the same reader. A
-distillation that cannot be read filters nothing.
+What was simplified: manager and answer agent are not fine-tuned by reinforcement learning; nearness is that of
+`config.retrieval`, BM25 unless it is told to embed, and the 60 candidates come from one bank instead of 30 from each
+speaker's; distillation is a call of its own, where the original filters and answers in one reply, so that every
+method is answered by the same reader. A distillation that cannot be read filters nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memalpha_jax.chat.model import ChatModel
-from memalpha_jax.episodes.chunkers import CountTokens
 from memalpha_jax.methods.facts import FACT, FactMemory
 from memalpha_jax.methods.method import Operation, Passage
-from memalpha_jax.methods.prompting import load_prompts, prompts_hash
+from memalpha_jax.methods.prompting import load_prompts
 from memalpha_jax.methods.replies import listed, read_edits
-from memalpha_jax.methods.session import ChatMethod, numbered
+from memalpha_jax.methods.session import ChatMethod, ChatParts, numbered
 
 CANDIDATES = 60
 
 
-def memory_r1(model: ChatModel, similar: int, reply_tokens: int, count_tokens: CountTokens) -> ChatMethod:
+def memory_r1(parts: ChatParts, similar: int) -> ChatMethod:
     """Args: similar: stored memories that the manager is shown for each new fact."""
+    found = f"{parts.retrieval.about}, {CANDIDATES} of them, filtered by the model"
     return ChatMethod(
         name="memory_r1",
-        about=f"a flat bank of facts kept by an untrained manager; BM25, {CANDIDATES}, filtered by the model",
-        settings=f"similar={similar} candidates={CANDIDATES} prompts={prompts_hash('facts', 'memory_r1')}",
-        model=model,
-        reply_tokens=reply_tokens,
-        make=lambda session: MemoryBank(session, similar, count_tokens),
+        about=f"a flat bank of facts kept by an untrained manager; {found}",
+        settings=f"similar={similar} candidates={CANDIDATES}",
+        prompts=("facts", "memory_r1"),
+        parts=parts,
+        make=lambda session: MemoryBank(session, similar),
     )
 
 

@@ -1,4 +1,4 @@
-"""mirix: six typed stores, each with a manager, and a router before them (MIRIX, arXiv 2507.07957, sections 3.1, 3.2).
+"""mirix: six typed stores, each with a manager, and a router before them (MIRIX, arXiv 2507.07957).
 
 Core memory (blocks persona and human, of limited length), episodic, semantic, procedural and resource memory and the
 knowledge vault. Writing: the meta manager is shown a chunk and names the stores it concerns; the manager of each of
@@ -6,22 +6,20 @@ these is shown the chunk and what its store has that is most like it, and insert
 and rewrites). Reading: the core, and the best entries of every store.
 
 What was simplified: an entry is one text where the original has fields (summary, details, actor, steps, ...);
-retrieval is BM25 instead of embeddings, with the question as the topic that the original's agent thinks of first; the
-managers work one after the other, not at once, which changes nothing, as each has a store of its own; no screenshots;
-the vault is shown to the reader like any other store.
+retrieval is that of `config.retrieval`, BM25 unless it is told to embed, with the question as the topic that the
+original's agent thinks of first; the managers work one after the other, not at once, which changes nothing, as each
+has a store of its own; no screenshots; the vault is shown to the reader like any other store.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from memalpha_jax.chat.model import ChatModel
-from memalpha_jax.episodes.chunkers import CountTokens
 from memalpha_jax.methods.method import CORE, EPISODIC, SEMANTIC, Entry, Operation, Passage
-from memalpha_jax.methods.prompting import load_prompts, prompts_hash
+from memalpha_jax.methods.prompting import load_prompts
 from memalpha_jax.methods.replies import Edit, listed, read_edits
-from memalpha_jax.methods.session import ChatMemory, ChatMethod, Session, numbered
-from memalpha_jax.methods.store import CoreBlocks, EntryStore
+from memalpha_jax.methods.session import ChatMemory, ChatMethod, ChatParts, Session, numbered
+from memalpha_jax.methods.store import CoreBlocks
 
 BLOCKS = ("persona", "human")
 STORES: Mapping[str, str] = {
@@ -34,27 +32,26 @@ STORES: Mapping[str, str] = {
 """The stores that are lists, and how their managers are told of them."""
 
 
-def mirix(
-    model: ChatModel, core_tokens: int, similar: int, top_k: int, reply_tokens: int, count_tokens: CountTokens
-) -> ChatMethod:
+def mirix(parts: ChatParts, core_tokens: int, similar: int, top_k: int) -> ChatMethod:
     """Args: core_tokens: longest core block. similar: entries shown to a manager. top_k: entries of each store read."""
+    found = f"{parts.retrieval.about}, {top_k} of each store"
     return ChatMethod(
         name="mirix",
-        about=f"core blocks and five typed stores, a router and a manager each; BM25, {top_k} of each store",
-        settings=f"core={core_tokens} similar={similar} top_k={top_k} prompts={prompts_hash('mirix')}",
-        model=model,
-        reply_tokens=reply_tokens,
-        make=lambda session: TypedStores(session, core_tokens, similar, top_k, count_tokens),
+        about=f"core blocks and five typed stores, a router and a manager each; {found}",
+        settings=f"core={core_tokens} similar={similar} top_k={top_k}",
+        prompts=("mirix",),
+        parts=parts,
+        make=lambda session: TypedStores(session, core_tokens, similar, top_k),
     )
 
 
 class TypedStores(ChatMemory):
     """The memory of `mirix`."""
 
-    def __init__(self, session: Session, core_tokens: int, similar: int, top_k: int, count_tokens: CountTokens):
+    def __init__(self, session: Session, core_tokens: int, similar: int, top_k: int):
         super().__init__(session)
-        self._core = CoreBlocks(BLOCKS, core_tokens, count_tokens)
-        self._store = EntryStore(count_tokens)
+        self._core = CoreBlocks(BLOCKS, core_tokens, session.parts.count_tokens)
+        self._store = session.new_store()
         self._similar, self._top_k = similar, top_k
         prompts = load_prompts("mirix")
         self._route_prompt, self._core_prompt = prompts["route"], prompts["core"].stating(limit=core_tokens)
@@ -83,9 +80,9 @@ class TypedStores(ChatMemory):
 
     def _edit_core(self, edit: Edit) -> Operation:
         if edit.name == "append":
-            return self._core.append(edit.id, edit.text, self.chunk)
+            return self._core.append(edit.id, edit.text)
         if edit.name == "rewrite":
-            return self._core.rewrite(edit.id, edit.text, self.chunk)
+            return self._core.rewrite(edit.id, edit.text)
         return Operation(edit.name or "edit", CORE, edit.id, edit.text, "unknown_event")
 
     def _manage_list(self, kind: str, chunk: str) -> list[Operation]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from memalpha_jax.chat.model import ChatModel
 from memalpha_jax.episodes.chunkers import CountTokens
 from memalpha_jax.errors import UserError
+from memalpha_jax.methods.archive import Archived
 from memalpha_jax.methods.bm25_rag import Bm25Rag
 from memalpha_jax.methods.config import MethodConfig
 from memalpha_jax.methods.long_context import LongContext
@@ -21,7 +22,9 @@ from memalpha_jax.methods.memgpt import memgpt
 from memalpha_jax.methods.memory_r1 import memory_r1
 from memalpha_jax.methods.method import Method
 from memalpha_jax.methods.mirix import mirix
+from memalpha_jax.methods.retrieval import Retrieval
 from memalpha_jax.methods.self_param import SelfParam
+from memalpha_jax.methods.session import ChatParts
 from memalpha_jax.policy.policy import Policy
 
 
@@ -31,47 +34,30 @@ class Parts:
 
     Attributes:
       policy: of memalpha. chat: gives the language model of the others when one needs it.
-      count_tokens: of the run's tokenizer.
+      count_tokens: of the run's tokenizer. retrieval: ranks entries, in methods that have entries to rank.
     """
 
     config: MethodConfig
     policy: Callable[[], Policy]
     chat: Callable[[], ChatModel]
     count_tokens: CountTokens
+    retrieval: Retrieval = Retrieval()
+
+
+def _chat(parts: Parts) -> ChatParts:
+    return ChatParts(parts.chat(), parts.config.reply_tokens, parts.count_tokens, parts.retrieval)
 
 
 def _memalpha(parts: Parts) -> Method:
     c, policy = parts.config, parts.policy()
     if c.writer == "policy":
-        return MemAlpha(policy, c.top_k)
-    return memalpha_chat(parts.chat(), policy.memory, policy.tokenizer, c.wire, c.top_k, c.reply_tokens)
-
-
-def _memagent(parts: Parts) -> Method:
-    c = parts.config
-    return memagent(parts.chat(), c.memagent_tokens, c.reply_tokens, parts.count_tokens)
-
-
-def _mem1(parts: Parts) -> Method:
-    return mem1(parts.chat(), parts.config.mem1_tokens, parts.config.reply_tokens, parts.count_tokens)
-
-
-def _memgpt(parts: Parts) -> Method:
-    return memgpt(parts.chat(), parts.config.core_tokens, parts.config.reply_tokens, parts.count_tokens)
-
-
-def _mem0(parts: Parts) -> Method:
-    c = parts.config
-    return mem0(parts.chat(), c.similar, c.top_k, c.reply_tokens, parts.count_tokens)
+        return MemAlpha(policy, c.top_k, parts.retrieval)
+    return memalpha_chat(_chat(parts), policy.memory, policy.tokenizer, c.wire, c.top_k)
 
 
 def _mirix(parts: Parts) -> Method:
     c = parts.config
-    return mirix(parts.chat(), c.core_tokens, c.similar, c.top_k, c.reply_tokens, parts.count_tokens)
-
-
-def _memory_r1(parts: Parts) -> Method:
-    return memory_r1(parts.chat(), parts.config.similar, parts.config.reply_tokens, parts.count_tokens)
+    return mirix(_chat(parts), c.core_tokens, c.similar, c.top_k)
 
 
 def _self_param(parts: Parts) -> Method:
@@ -83,14 +69,20 @@ METHODS: Mapping[str, Callable[[Parts], Method]] = {
     "memalpha": _memalpha,
     "long_context": lambda parts: LongContext(parts.config.long_context_tokens, parts.count_tokens),
     "bm25_rag": lambda parts: Bm25Rag(parts.config.rag_chunks, parts.count_tokens),
-    "memagent": _memagent,
-    "mem1": _mem1,
-    "memgpt": _memgpt,
-    "mem0": _mem0,
+    "memagent": lambda parts: memagent(_chat(parts), parts.config.memagent_tokens),
+    "mem1": lambda parts: mem1(_chat(parts), parts.config.mem1_tokens),
+    "memgpt": lambda parts: memgpt(_chat(parts), parts.config.core_tokens),
+    "mem0": lambda parts: mem0(_chat(parts), parts.config.similar, parts.config.top_k),
     "mirix": _mirix,
-    "memory_r1": _memory_r1,
+    "memory_r1": lambda parts: memory_r1(_chat(parts), parts.config.similar),
     "self_param": _self_param,
 }
+
+
+def make(name: str, parts: Parts) -> Method:
+    """The method of that name, beside an archive of the chunks where the settings ask for one."""
+    method = METHODS[name](parts)
+    return Archived(method, parts.count_tokens) if parts.retrieval.archive else method
 
 
 def check_known(names: Sequence[str]) -> None:

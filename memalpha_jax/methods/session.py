@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from memalpha_jax.chat.model import ChatModel, Seat, ask
+from memalpha_jax.episodes.chunkers import CountTokens
 from memalpha_jax.methods.method import Context, Entry, Memory, Operation, Passage, WriteRecord
-from memalpha_jax.methods.prompting import Prompt, Slots, fill
+from memalpha_jax.methods.prompting import Prompt, Slots, fill, prompts_hash
+from memalpha_jax.methods.retrieval import Retrieval
+from memalpha_jax.methods.store import EntryStore
 from memalpha_jax.rewards.metrics import strip_thinking
 from memalpha_jax.tools.loose_json import clean_surrogates
 
@@ -18,17 +21,34 @@ MAX_REPLY_CHARS = 1 << 18
 """Of a longer reply only the beginning is looked at: no model of `reply_tokens` writes so much."""
 
 
+@dataclass(frozen=True)
+class ChatParts:
+    """What every method over a chat model is made of.
+
+    Attributes:
+      reply_tokens: longest reply. count_tokens: of the run, for what is kept. retrieval: ranks what is kept.
+    """
+
+    model: ChatModel
+    reply_tokens: int
+    count_tokens: CountTokens
+    retrieval: Retrieval
+
+
 @dataclass
 class Session:
     """One seat of a model, with an account of what was said since `start`."""
 
-    model: ChatModel
+    parts: ChatParts
     seat: Seat
-    reply_tokens: int
     replies: list[str] = field(default_factory=list)
     prompt_tokens: int = 0
     completion_tokens: int = 0
     chunk_cut: bool = False
+
+    def new_store(self) -> EntryStore:
+        """An empty store for the memory of this session."""
+        return EntryStore(self.parts.count_tokens, self.parts.retrieval.open())
 
     def start(self) -> None:
         self.replies, self.prompt_tokens, self.completion_tokens, self.chunk_cut = [], 0, 0, False
@@ -36,11 +56,11 @@ class Session:
     @property
     def reply_room(self) -> int:
         """Tokens of a reply: as configured, but at most a quarter of the model's context."""
-        return max(1, min(self.reply_tokens, self.model.context_tokens // 4))
+        return max(1, min(self.parts.reply_tokens, self.parts.model.context_tokens // 4))
 
     @property
     def prompt_room(self) -> int:
-        return self.model.context_tokens - self.reply_room - MARKUP_TOKENS
+        return self.parts.model.context_tokens - self.reply_room - MARKUP_TOKENS
 
     def ask(self, prompt: Prompt, *choices: Slots) -> str:
         """The reply, freed of thinking; see `ask_whole`."""
@@ -53,7 +73,7 @@ class Session:
           ChatError: the model failed for good. UserError: its context is too short for the prompt.
         """
         for slots in choices:
-            filled = fill(prompt, slots, self.prompt_room, self.model.count_tokens)
+            filled = fill(prompt, slots, self.prompt_room, self.parts.model.count_tokens)
             if not filled.cut:
                 break
         self.chunk_cut |= "chunk" in filled.cut
@@ -119,19 +139,21 @@ class ChatMethod:
     """A `Method` whose memories are made by `make` from a session each.
 
     Attributes:
-      settings: all that its results depend on besides the model.
+      settings: all that its results depend on besides its parts. prompts: the files of its prompts.
     """
 
     name: str
     about: str
     settings: str
-    model: ChatModel
-    reply_tokens: int
+    prompts: tuple[str, ...]
+    parts: ChatParts
     make: Callable[[Session], Memory]
 
     @property
     def identity(self) -> str:
-        return f"{self.name} {self.settings} reply_tokens={self.reply_tokens} {self.model.identity}"
+        parts, wording = self.parts, prompts_hash(*self.prompts)
+        settings = f"{self.settings} reply_tokens={parts.reply_tokens} prompts={wording} {parts.retrieval.identity}"
+        return f"{self.name} {settings} {parts.model.identity}"
 
     def open(self, n: int) -> list[Memory]:
-        return [self.make(Session(self.model, seat, self.reply_tokens)) for seat in self.model.seats(n)]
+        return [self.make(Session(self.parts, seat)) for seat in self.parts.model.seats(n)]

@@ -7,15 +7,15 @@ from collections.abc import Sequence, Set
 
 from memalpha_jax.episodes.chunkers import CountTokens
 from memalpha_jax.methods.method import CORE, Entry, Operation, Passage
-from memalpha_jax.methods.ranking import best_passages
+from memalpha_jax.methods.ranking import Ranking
 from memalpha_jax.methods.replies import Edit
 
 
 class EntryStore:
     """Entries of several kinds in insertion order; ids count up from 1 and are never used again."""
 
-    def __init__(self, count_tokens: CountTokens):
-        self._count = count_tokens
+    def __init__(self, count_tokens: CountTokens, ranking: Ranking):
+        self._count, self._ranking = count_tokens, ranking
         self._entries: dict[str, Entry] = {}
         self._next, self.tokens = 1, 0
 
@@ -60,8 +60,8 @@ class EntryStore:
         return self.delete(kind, edit.id) if edit.name == "delete" else self.update(kind, edit.id, edit.text, chunk)
 
     def search(self, kinds: Sequence[str], query: str, k: int) -> list[Passage]:
-        """The `k` entries of each of the kinds that fit best, by BM25."""
-        return best_passages(self.entries(), kinds, query, k)
+        """The `k` entries of each of the kinds that fit best."""
+        return self._ranking.best_passages(self.entries(), kinds, query, k)
 
     def _is_missing(self, kind: str, id: str) -> bool:
         entry = self._entries.get(id)
@@ -79,46 +79,45 @@ class CoreBlocks:
     def __init__(self, names: Sequence[str], limit: int, count_tokens: CountTokens):
         self._limit, self._count = limit, count_tokens
         self._texts = dict.fromkeys(names, "")
-        self._chunks = dict.fromkeys(names, -1)
 
-    def append(self, name: str, text: str, chunk: int) -> Operation:
+    def append(self, name: str, text: str) -> Operation:
         """Adds a line."""
         done = Operation("append", CORE, name, text)
         if not text.strip():
             return dataclasses.replace(done, status="empty_content")
         before = self._texts.get(name, "")
-        return self._set(done, f"{before}\n{text}" if before else text, chunk)
+        return self._set(done, f"{before}\n{text}" if before else text)
 
-    def replace(self, name: str, old: str, new: str, chunk: int) -> Operation:
+    def replace(self, name: str, old: str, new: str) -> Operation:
         """Puts `new` where the block first has `old`; an empty `new` removes it."""
         done = Operation("replace", CORE, name, new)
         before = self._texts.get(name, "")
         if name in self._texts and (not old or old not in before):
             return dataclasses.replace(done, status="old text not found")
-        return self._set(done, before.replace(old, new, 1), chunk)
+        return self._set(done, before.replace(old, new, 1))
 
-    def rewrite(self, name: str, text: str, chunk: int) -> Operation:
+    def rewrite(self, name: str, text: str) -> Operation:
         """Replaces the whole block."""
-        return self._set(Operation("rewrite", CORE, name, text), text, chunk)
+        return self._set(Operation("rewrite", CORE, name, text), text)
 
     def lines(self) -> list[str]:
         """For prompts: every block under its name, empty ones too."""
         return [f"{name}:\n{text}" for name, text in self._texts.items()]
 
     def entries(self) -> list[Entry]:
-        return [Entry(name, CORE, text, self._chunks[name]) for name, text in self._texts.items() if text]
+        return [Entry(name, CORE, text, -1) for name, text in self._texts.items() if text]
 
     def passages(self) -> list[Passage]:
-        return [Passage(e.text, CORE, e.id, place, chunk=e.chunk) for place, e in enumerate(self.entries())]
+        return [Passage(e.text, CORE, e.id, place) for place, e in enumerate(self.entries())]
 
     @property
     def tokens(self) -> int:
         return sum(self._count(text) for text in self._texts.values())
 
-    def _set(self, done: Operation, text: str, chunk: int) -> Operation:
+    def _set(self, done: Operation, text: str) -> Operation:
         if done.id not in self._texts:
             return dataclasses.replace(done, status="unknown_block")
         if self._count(text) > self._limit:
             return dataclasses.replace(done, status="full")
-        self._texts[done.id], self._chunks[done.id] = text.strip(), chunk
+        self._texts[done.id] = text.strip()
         return done

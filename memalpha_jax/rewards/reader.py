@@ -50,8 +50,8 @@ class Reader(Protocol):
 
 
 @lru_cache(maxsize=512)
-def _index(items: tuple[str, ...]) -> Bm25Index:
-    return Bm25Index(items)
+def _index(items: tuple[str, ...]) -> Bm25Index[int]:
+    return Bm25Index(enumerate(items))
 
 
 def _top_items(items: tuple[str, ...], question: str, top_k: int) -> tuple[str, ...]:
