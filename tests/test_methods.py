@@ -45,6 +45,8 @@ from memalpha_jax.tools.wire import format_call, parse_calls
 
 CHATTING = ("memagent", "mem1", "memgpt", "mem0", "mirix", "memory_r1", "memalpha")
 POLICY = random_policy()
+MARKUP = 50
+"""Tokens that a chat template may add to two messages."""
 
 
 def count(text: str) -> int:
@@ -70,7 +72,7 @@ class FakeChat:
         found = []
         for request in requests:
             tokens = sum(count(message.content) for message in request.messages)
-            assert tokens + request.max_tokens <= self.context_tokens
+            assert tokens + MARKUP + request.max_tokens <= self.context_tokens
             reply = self.script(request)
             found.append(Completion(reply, "", tokens, count(reply)))
         return found
@@ -431,7 +433,7 @@ def test_a_small_context_cuts_the_prompt_and_says_so(name):
     chunk = " ".join(f"word{i}" for i in range(900))
     chat = FakeChat(lambda request: "", context_tokens=500)
     record = make(name, chat, reply_tokens=10).write(chunk)
-    assert record.operations[0].status == "chunk cut to the model's context"
+    assert "chunk cut to the model's context" in [operation.status for operation in record.operations]
     sent = chat.user(0)
     assert CUT_NOTE in sent
     assert "word0 word1 " in sent
@@ -451,9 +453,9 @@ WORDS = st.lists(st.text("abc", min_size=1, max_size=3), max_size=30).map(" ".jo
 def test_a_filled_prompt_fits_and_cuts_what_matters_least(system, chunk, lines, room):
     prompt = Prompt("p", system, (("text", "Chunk: "), ("slot", "chunk"), ("text", "\nLines: "), ("slot", "lines")))
     filled = fill(prompt, {"chunk": chunk, "lines": lines}, room, count)
-    assert count(filled.system) + count(filled.user) <= room + 2  # two notes of a cut, where there is no room at all
-    if "chunk" in filled.cut and chunk:
-        assert not [line for line in lines if line and line in filled.user.split("\nLines: ")[1]] or not lines
+    assert count(filled.system) + count(filled.user) <= room
+    if "chunk" in filled.cut:
+        assert not filled.user.split("\nLines: ")[1].split()
     if not filled.cut:
         assert filled.user == f"Chunk: {chunk}\nLines: " + "\n".join(lines)
 
@@ -621,6 +623,10 @@ def test_a_type_that_is_switched_off_is_refused():
     assert "episodic" not in str(chat.requests)
 
 
+ADAPTER = {"lora_rank": 4, "lora_steps": 8, "lora_lr": 2e-2}
+"""The same in all tests, so that its training is compiled once."""
+
+
 def nll(params, text: str) -> float:
     """Mean next-token loss of a text, without the code under test."""
     ids = POLICY.tokenizer.encode(text)
@@ -637,7 +643,7 @@ def nll(params, text: str) -> float:
 def test_self_param_learns_its_chunks_and_keeps_no_text():
     text = "Ann lives in Bern. " * 3
     loud = {**POLICY.params, "embed": 10 * POLICY.params["embed"]}  # or no adapter could make a token likely
-    method = SelfParam(dataclasses.replace(POLICY, params=loud), rank=4, steps=8, lr=2e-2, reply_tokens=16)
+    method = SelfParam(dataclasses.replace(POLICY, params=loud), *ADAPTER.values(), reply_tokens=16)
     memory, other = method.open(2)
     base = method.policy.params
     fresh = nll({**base, **memory.adapter}, text)
@@ -649,10 +655,10 @@ def test_self_param_learns_its_chunks_and_keeps_no_text():
     assert nll({**base, **other.adapter}, text) == pytest.approx(fresh)
     assert memory.write("").operations[0].status == "too short"
     assert (memory.memory_tokens, memory.entries()) == (0, ())
-    context = memory.read("Where does Ann live? " * 200)
+    context = memory.read("Where does Ann live? " * 20)
     assert (context.passages, context.calls) == ((), 1)
     assert context.answer is not None
-    assert context == memory.read("Where does Ann live? " * 200)
+    assert context == memory.read("Where does Ann live? " * 20)
 
 
 def test_self_param_starts_from_merged_adapters():
@@ -671,8 +677,8 @@ def test_self_param_starts_from_merged_adapters():
 def test_every_method_runs_with_a_real_policy(tmp_path):
     """Whatever a policy of random weights writes, in threads that share its batches."""
     chat = LocalChat(POLICY, context_tokens=512, batch_tokens=4096)
-    config = MethodConfig(writer="chat", reply_tokens=24, lora_steps=1, core_tokens=16, similar=2)
-    chunks = ("Ann lives in Bern.", "Bob lives in Rome.")
+    config = MethodConfig(writer="chat", reply_tokens=16, core_tokens=16, similar=2, **ADAPTER)
+    chunks = ("Ann lives in Bern. She was born in Oslo.", "Bob lives in Rome. He was born in Lima.")
     episodes = [
         Episode(f"e{i}", "generated", chunks[: 2 - i], (Question("Ann lives in which place?", "Bern", "place"),))
         for i in range(2)

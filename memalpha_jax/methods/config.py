@@ -20,7 +20,7 @@ class MethodConfig:
       memagent_tokens: longest text memory of memagent. mem1_tokens: longest internal state of mem1.
       core_tokens: longest core block of memgpt and mirix.
       similar: entries that mem0, memory_r1 and mirix look up beside a new fact.
-      reply_tokens: longest reply of a method's model.
+      reply_tokens: longest reply of a method's model; at most a quarter of its context is used.
       writer: of memalpha: "policy", or "chat" for the language model that the other methods use (`wire`: how that
         one is asked to write its calls, "qwen_agent" or "hermes").
       lora_rank, lora_steps, lora_lr: the adapter that self_param fits to each chunk, and how.

@@ -45,11 +45,12 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Filled:
-    """A prompt as it is sent. `cut`: the slots of which something had to be left out."""
+    """A prompt as it is sent. `cut`: the slots of which something was left out. `told`: the instructions are whole."""
 
     system: str
     user: str
     cut: frozenset[str]
+    told: bool
 
 
 @functools.cache
@@ -72,7 +73,7 @@ def _parse(name: str, text: str) -> Prompt:
 
 
 def fill(prompt: Prompt, slots: Slots, room: int, count_tokens: CountTokens) -> Filled:
-    """The prompt in at most about `room` tokens.
+    """The prompt in at most `room` tokens, give or take what its pieces need more or fewer together than apart.
 
     The instructions get at most half of it, less the fixed text of the user's message; each slot, in the order given,
     what the ones before it left.
@@ -86,16 +87,16 @@ def fill(prompt: Prompt, slots: Slots, room: int, count_tokens: CountTokens) -> 
             f"the prompt {prompt.name} needs {fixed} tokens besides what it shows, and the model has room for {room}; "
             "use a model of a longer context, or lower config.method.reply_tokens"
         )
-    system = shorten(prompt.system, max(0, room // 2 - fixed), count_tokens)
+    system = _shortened(prompt.system, max(0, room // 2 - fixed), count_tokens)
     left = room - fixed - count_tokens(system)
     texts, cut = {}, set()
     for name, value in slots.items():
-        texts[name] = _shortened(value, max(0, left), count_tokens)
+        texts[name] = _shortened(value, left, count_tokens)
         left -= count_tokens(texts[name])
         if texts[name] != _whole(value):
             cut.add(name)
     user = "".join(texts[value] if kind == "slot" else value for kind, value in prompt.user)
-    return Filled(system, user, frozenset(cut))
+    return Filled(system, user, frozenset(cut), system == prompt.system)
 
 
 def _whole(value: str | Sequence[str]) -> str:
@@ -103,8 +104,10 @@ def _whole(value: str | Sequence[str]) -> str:
 
 
 def _shortened(value: str | Sequence[str], room: int, count_tokens: CountTokens) -> str:
+    """As much as fits, with a note of the cut; nothing where even that has no room."""
     if isinstance(value, str):
-        return shorten(value, room, count_tokens)
+        text = shorten(value, room, count_tokens)
+        return text if count_tokens(text) <= room else ""
     kept: list[str] = []
     left = room
     for line in value:
@@ -112,4 +115,4 @@ def _shortened(value: str | Sequence[str], room: int, count_tokens: CountTokens)
         if left < 0:
             break
         kept.append(line)
-    return "\n".join(kept) if kept or not value else shorten(value[0], room, count_tokens)
+    return "\n".join(kept) if kept or not value else _shortened(value[0], room, count_tokens)

@@ -33,7 +33,7 @@ class Parts:
     """What methods are made of.
 
     Attributes:
-      policy: of memalpha. chat: gives the language model of the others when one needs it.
+      policy: of memalpha and self_param. chat: gives the language model of the others when one needs it.
       count_tokens: of the run's tokenizer. retrieval: ranks entries, in methods that have entries to rank.
     """
 

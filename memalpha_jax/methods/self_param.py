@@ -26,7 +26,7 @@ from memalpha_jax.chat.model import ask
 from memalpha_jax.chat.seats import or_raise
 from memalpha_jax.methods.context import shorten
 from memalpha_jax.methods.method import Context, Entry, Operation, WriteRecord
-from memalpha_jax.methods.session import MARKUP_TOKENS
+from memalpha_jax.methods.session import MARKUP_TOKENS, reply_room
 from memalpha_jax.policy.config import LoraConfig, PolicyConfig
 from memalpha_jax.policy.logprobs import reply_logprobs
 from memalpha_jax.policy.lora import fingerprint, is_adapter, merge_lora
@@ -38,7 +38,8 @@ WINDOW = 1024
 """Longest piece of a chunk that is learned as one text, in tokens; the policy's own context, if that is shorter."""
 SMALLEST_WINDOW = 32
 LOGITS_SLICE = 256
-QUESTION_TOKENS = 1024
+CONTEXT_TOKENS = 8192
+"""Of an answer and its question, unless the policy's own limit is lower."""
 
 
 class SelfParam:
@@ -96,10 +97,11 @@ class FittedWeights:
         return WriteRecord(operations=(Operation("fit", "adapter", text="loss " + ", ".join(losses)),))
 
     def read(self, question: str) -> Context:
-        policy, answer_tokens = self._method.policy, self._method.reply_tokens
+        policy = self._method.policy
         if self._chat is None:
             adapted = dataclasses.replace(policy, params={**policy.params, **self.adapter})
-            self._chat = LocalChat(adapted, QUESTION_TOKENS + answer_tokens, batch_tokens=1)
+            self._chat = LocalChat(adapted, CONTEXT_TOKENS, batch_tokens=1)
+        answer_tokens = reply_room(self._chat.context_tokens, self._method.reply_tokens)
         room = self._chat.context_tokens - answer_tokens - MARKUP_TOKENS
         completion = self._chat.complete([ask(shorten(question, room, self._chat.count_tokens), answer_tokens)])[0]
         return Context(answer=or_raise(completion).text, calls=1)

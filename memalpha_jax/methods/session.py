@@ -15,10 +15,15 @@ from memalpha_jax.methods.store import EntryStore
 from memalpha_jax.rewards.metrics import strip_thinking
 from memalpha_jax.tools.loose_json import clean_surrogates
 
-MARKUP_TOKENS = 48
+MARKUP_TOKENS = 64
 """Left free for what a chat template puts around two messages, and for joints that tokenize differently."""
 MAX_REPLY_CHARS = 1 << 18
 """Of a longer reply only the beginning is looked at: no model of `reply_tokens` writes so much."""
+
+
+def reply_room(context_tokens: int, reply_tokens: int) -> int:
+    """Tokens of a reply: as configured, but at most a quarter of the model's context."""
+    return max(1, min(reply_tokens, context_tokens // 4))
 
 
 @dataclass(frozen=True)
@@ -44,19 +49,18 @@ class Session:
     replies: list[str] = field(default_factory=list)
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    chunk_cut: bool = False
+    notes: set[str] = field(default_factory=set)
 
     def new_store(self) -> EntryStore:
         """An empty store for the memory of this session."""
         return EntryStore(self.parts.count_tokens, self.parts.retrieval.open())
 
     def start(self) -> None:
-        self.replies, self.prompt_tokens, self.completion_tokens, self.chunk_cut = [], 0, 0, False
+        self.replies, self.prompt_tokens, self.completion_tokens, self.notes = [], 0, 0, set()
 
     @property
     def reply_room(self) -> int:
-        """Tokens of a reply: as configured, but at most a quarter of the model's context."""
-        return max(1, min(self.parts.reply_tokens, self.parts.model.context_tokens // 4))
+        return reply_room(self.parts.model.context_tokens, self.parts.reply_tokens)
 
     @property
     def prompt_room(self) -> int:
@@ -76,7 +80,7 @@ class Session:
             filled = fill(prompt, slots, self.prompt_room, self.parts.model.count_tokens)
             if not filled.cut:
                 break
-        self.chunk_cut |= "chunk" in filled.cut
+        self.notes |= ({"chunk"} & filled.cut) | (set() if filled.told else {"instructions"})
         completion = self.seat.reply(ask(filled.user, self.reply_room, filled.system))
         text = clean_surrogates(completion.text)
         self.replies.append(text)
@@ -86,7 +90,7 @@ class Session:
 
     def record(self, operations: Iterable[Operation]) -> WriteRecord:
         """What was said since `start`, and what it led to."""
-        cut = (Operation("read", status="chunk cut to the model's context"),) if self.chunk_cut else ()
+        cut = [Operation("read", status=f"{what} cut to the model's context") for what in sorted(self.notes)]
         return WriteRecord(tuple(self.replies), (*cut, *operations), self.prompt_tokens, self.completion_tokens)
 
 
