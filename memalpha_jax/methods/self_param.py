@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import threading
 from collections.abc import Sequence
 
 import jax
@@ -36,7 +37,7 @@ from memalpha_jax.policy.policy import Policy
 
 WINDOW = 1024
 """Longest piece of a chunk that is learned as one text, in tokens; the policy's own context, if that is shorter."""
-SMALLEST_WINDOW = 32
+SMALLEST_WINDOW = 128
 LOGITS_SLICE = 256
 CONTEXT_TOKENS = 8192
 """Of an answer and its question, unless the policy's own limit is lower."""
@@ -53,6 +54,7 @@ class SelfParam:
         config = dataclasses.replace(policy.config, lora=lora)
         self.policy = dataclasses.replace(policy, config=config, params=base)
         self.steps, self.lr, self.reply_tokens = steps, lr, reply_tokens
+        self.one_at_a_time = threading.Lock()  # threads that come together would each compile the same program
 
     @property
     def about(self) -> str:
@@ -88,9 +90,10 @@ class FittedWeights:
         losses = []
         for start in range(0, len(tokens) - 1, window - 1):  # a window begins with the last token of the one before
             text = _padded(tokens[start : start + window])
-            self.adapter, self._moments, loss = _fit(
-                policy.config, method.lr, method.steps, policy.params, self.adapter, self._moments, *text
-            )
+            with method.one_at_a_time:
+                self.adapter, self._moments, loss = _fit(
+                    policy.config, method.lr, method.steps, policy.params, self.adapter, self._moments, *text
+                )
             losses.append(f"{float(loss):.3f}")
         if not losses:
             return WriteRecord(operations=(Operation("fit", "adapter", status="too short"),))
@@ -103,7 +106,9 @@ class FittedWeights:
             self._chat = LocalChat(adapted, CONTEXT_TOKENS, batch_tokens=1)
         answer_tokens = reply_room(self._chat.context_tokens, self._method.reply_tokens)
         room = self._chat.context_tokens - answer_tokens - MARKUP_TOKENS
-        completion = self._chat.complete([ask(shorten(question, room, self._chat.count_tokens), answer_tokens)])[0]
+        request = ask(shorten(question, room, self._chat.count_tokens), answer_tokens)
+        with self._method.one_at_a_time:
+            completion = self._chat.complete([request])[0]
         return Context(answer=or_raise(completion).text, calls=1)
 
     def entries(self) -> Sequence[Entry]:
