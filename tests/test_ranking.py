@@ -143,6 +143,13 @@ def test_chunks_that_are_passages_already_come_once():
     assert archived.memory_tokens == inner.memory_tokens
 
 
+def test_a_chunk_that_an_entry_repeats_word_for_word_comes_once():
+    memory = Archived(FirstWords(), count).open(1)[0]
+    memory.write("tea")
+    assert [p.text for p in memory.read("?").passages] == ["tea", "tea", "summary"]
+    assert memory.memory_tokens == 3
+
+
 def test_the_settings_say_whether_there_is_an_archive():
     plain = Parts(MethodConfig(), lambda: None, lambda: None, count)
     archive = Parts(plain.config, plain.policy, plain.chat, count, make_retrieval(RetrievalConfig(archive=True)))

@@ -59,6 +59,17 @@ class ReaderConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """traces: episodes of each source that `report.html` lets one step through; the page grows with them."""
+
+    traces: int = 2
+
+    def __post_init__(self) -> None:
+        if self.traces < 0:
+            raise UserError(f"traces is {self.traces}; it must be 0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
 class LeaderboardConfig:
     """A comparison.
 
@@ -77,6 +88,7 @@ class LeaderboardConfig:
     retrieval: RetrievalConfig = RetrievalConfig()
     chat: ChatConfig = ChatConfig()
     reader: ReaderConfig = ReaderConfig()
+    report: ReportConfig = ReportConfig()
     batch: int = 16
     bootstrap: int = 2000
     published: bool = False

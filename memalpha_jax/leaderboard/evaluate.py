@@ -13,6 +13,7 @@ from memalpha_jax.episodes.generated import WorldConfig
 from memalpha_jax.errors import UserError
 from memalpha_jax.leaderboard import episodes, run, summary
 from memalpha_jax.leaderboard.config import LeaderboardConfig
+from memalpha_jax.leaderboard.page import write_page
 from memalpha_jax.leaderboard.store import Store
 from memalpha_jax.leaderboard.tables import results_markdown
 from memalpha_jax.methods import registry
@@ -21,7 +22,7 @@ from memalpha_jax.policy.policy import Policy, load_policy
 from memalpha_jax.rewards.reader import ExtractiveReader
 from memalpha_jax.workdir import atomic_write, exclusive, open_workdir
 
-MAY_CHANGE = ("methods", "sources", "episodes.episodes", "bootstrap")
+MAY_CHANGE = ("methods", "sources", "episodes.episodes", "bootstrap", "report")
 """What a workdir may be continued with: stored results stay what they are."""
 
 
@@ -47,8 +48,10 @@ def evaluate_methods(values: Any, path: str) -> None:
         markdown = results_markdown(results)
         atomic_write(workdir.root / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
         atomic_write(workdir.root / "results.md", markdown)
+        report = write_page(config, cells, store, results)
     print(markdown)
     print(f"tables  {workdir.root / 'results.md'}, {workdir.root / 'results.json'}")
+    print(f"report  {report}")
 
 
 def make_parts(config: LeaderboardConfig) -> run.Parts:

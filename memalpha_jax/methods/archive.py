@@ -43,9 +43,8 @@ class ArchivedMemory:
     def read(self, question: str) -> Context:
         """What the memory hands over, then each chunk it points at once, unless that is a passage already."""
         context = self._memory.read(question)
-        whole = {p.chunk for p in context.passages if p.kind == CHUNK}
         after = 1 + max((p.place for p in context.passages), default=0)
-        chunks = [n for n in dict.fromkeys(p.chunk for p in context.passages) if _known(n) and n not in whole]
+        chunks = self._pointed_at(context.passages)
         found = [Passage(self._chunks[n], CHUNK, f"chunk {n}", after + n, chunk=n) for n in chunks]
         return dataclasses.replace(context, passages=(*context.passages, *found))
 
@@ -55,10 +54,14 @@ class ArchivedMemory:
     @property
     def memory_tokens(self) -> int:
         """Of the memory and of the chunks that its entries point at."""
-        entries = self.entries()
-        whole = {e.chunk for e in entries if e.kind == CHUNK}
-        kept = {e.chunk for e in entries if _known(e.chunk)} - whole
-        return self._memory.memory_tokens + sum(self._count(self._chunks[n]) for n in kept)
+        chunks = self._pointed_at(self.entries())
+        return self._memory.memory_tokens + sum(self._count(self._chunks[n]) for n in chunks)
+
+    def _pointed_at(self, entries: Sequence[Entry | Passage]) -> list[int]:
+        """The chunks that these come from, in their order, without those that are among them word for word."""
+        known = [(entry, entry.chunk) for entry in entries if _known(entry.chunk)]
+        whole = {n for entry, n in known if entry.kind == CHUNK or entry.text == self._chunks[n]}
+        return [n for n in dict.fromkeys(n for _, n in known) if n not in whole]
 
     def close(self) -> None:
         self._memory.close()
