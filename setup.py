@@ -10,6 +10,7 @@ REQUIRED = [
     "array_record>=0.8.3",
     "flax>=0.12.8",
     "grain>=0.2.18",
+    "httpx2>=2.0",
     "huggingface_hub>=1.0",
     "importlib_resources>=6.0",
     "jax>=0.10.2",
@@ -61,6 +62,7 @@ setup(
     packages=find_packages(include=["memalpha_jax", "memalpha_jax.*"]),
     package_data={
         "memalpha_jax": ["py.typed"],
+        "memalpha_jax.methods": ["prompts/*.txt"],
         "memalpha_jax.report": ["page/*"],
         "memalpha_jax.tools": ["prompts/*.txt"],
     },

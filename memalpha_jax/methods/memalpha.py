@@ -13,7 +13,7 @@ import numpy as np
 
 from memalpha_jax.chat.lockstep import Lockstep
 from memalpha_jax.errors import UserError
-from memalpha_jax.evaluation import grow_for_reply, written_calls
+from memalpha_jax.evaluation import WrittenCall, grow_for_reply, written_calls
 from memalpha_jax.memory.state import (
     LISTS,
     MemoryState,
@@ -99,7 +99,7 @@ class _Rows:
             over = int(record.prompt_len_N[row]) - C
             reply = self.tokenizer.decode(record.reply_NR[row, : record.reply_len_N[row]].tolist())
             calls = written_calls(self.tokenizer, record.calls, record.statuses_NK, row)
-            operations = tuple(_operation(call) for call in calls)
+            operations = tuple(operation_of(call) for call in calls)
             if over > 0:
                 if over > int(record.core_len_N[row]):
                     raise UserError(_too_long(step, len(chunks[row]), over))
@@ -122,7 +122,8 @@ def _too_long(step: int, tokens: int, over: int) -> str:
     )
 
 
-def _operation(call) -> Operation:
+def operation_of(call: WrittenCall) -> Operation:
+    """A call of the policy as an operation of the method."""
     kind = "" if call.memory_type < 0 else ("core", *(k.name.lower() for k in LISTS))[call.memory_type]
     item = "" if call.item_id < 0 else str(call.item_id)
     status = "ok" if call.status == Status.OK else call.status.name.lower()
