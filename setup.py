@@ -58,7 +58,11 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["memalpha_jax", "memalpha_jax.*"]),
-    package_data={"memalpha_jax": ["py.typed"], "memalpha_jax.tools": ["prompts/*.txt"]},
+    package_data={
+        "memalpha_jax": ["py.typed"],
+        "memalpha_jax.tools": ["prompts/*.txt"],
+        "memalpha_jax.rewards": ["prompts/*.txt"],
+    },
     install_requires=REQUIRED,
     extras_require={"test": TEST, "gpu": ["jax[cuda13]>=0.10.2"], "tpu": ["jax[tpu]>=0.10.2"]},
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from ml_collections import config_dict
 
@@ -13,6 +13,7 @@ from memalpha_jax.config import to_dict
 from memalpha_jax.errors import UserError
 from memalpha_jax.methods.config import MethodConfig
 from memalpha_jax.methods.registry import METHODS, check_known
+from memalpha_jax.rewards.config import GraderConfig, ReaderConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,25 +45,13 @@ class EpisodeChoice:
 
 
 @dataclasses.dataclass(frozen=True)
-class ReaderConfig:
-    """How answers are read off, the same for every method.
-
-    Attributes:
-      kind: "extractive" (deterministic, embedded), or an LLM: `chat` says which.
-      budget: tokens that a reader is shown of a memory at most.
-    """
-
-    kind: Literal["extractive", "chat"] = "extractive"
-    budget: int = 30000
-    chat: ChatConfig = ChatConfig()
-
-
-@dataclasses.dataclass(frozen=True)
 class LeaderboardConfig:
     """A comparison.
 
     Attributes:
       methods: by name, see `memalpha_jax.methods.registry`. sources: as `memalpha_jax.prepare --list` has them.
+      chat: the language model of the methods that need one. reader, grader: who answers, and who grades the answers
+        that no rule scores; the same for every method.
       batch: episodes that a method writes side by side.
       bootstrap: resamples of the intervals.
       published: score by the published rules, quirks included.
@@ -75,6 +64,7 @@ class LeaderboardConfig:
     method: MethodConfig = MethodConfig()
     chat: ChatConfig = ChatConfig()
     reader: ReaderConfig = ReaderConfig()
+    grader: GraderConfig = GraderConfig(kind="rules")
     batch: int = 16
     bootstrap: int = 2000
     published: bool = False

@@ -32,7 +32,7 @@ def summarise(cells: Sequence[Cell], store: Store, count_tokens: CountTokens, bo
     episodes, rows, scores = [], [], {}
     for cell in cells:
         records = [store.read_memory(key) for key in cell.memories]
-        answers = [store.read_answers(key) for key in cell.answers]
+        answers = [store.all_answers(key, len(e.questions)) for key, e in zip(cell.answers, cell.episodes, strict=True)]
         scores[cell.method, cell.source] = [[a["score"] for a in given] for given in answers]
         rows.append(_row(cell, records, scores[cell.method, cell.source], count_tokens, bootstrap))
         episodes += [_episode(cell, i, records[i], answers[i]) for i in range(len(cell.episodes))]

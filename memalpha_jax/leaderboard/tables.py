@@ -30,6 +30,7 @@ def results_markdown(results: Mapping[str, Any]) -> str:
         "",
         table(_accuracy, lambda method: percent(averages[method])),
         "",
+        f"Answers by: {results['reader']}. Answers that no rule scores are graded by: {results['grader']}.",
         "The average is the plain mean of the cells printed.",
         "",
         "## Memory, in tokens",
@@ -42,7 +43,8 @@ def results_markdown(results: Mapping[str, Any]) -> str:
     ]
     failed = sum(row["failed"] for row in rows)
     if failed:
-        parts += ["", f"**{failed} answers failed for good and are left out of the means.**"]
+        left_out = f"**{failed} answers failed for good and are left out of the means; the same command asks again.**"
+        parts[2:2] = [left_out, ""]
     return "\n".join(parts) + "\n"
 
 

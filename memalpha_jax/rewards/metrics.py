@@ -59,9 +59,14 @@ def _first_gold_inside(answer: str, gold: Gold, published: bool) -> float:
 
 def _normalised_gold_inside(answer: str, gold: Gold, published: bool) -> float:
     """ruler_*, factconsolidation: a normalised gold inside the normalised answer, the best of all golds."""
+    return float(gold_inside(answer, golds(gold)))
+
+
+def gold_inside(answer: str, gold_texts: Sequence[str]) -> bool:
+    """Whether one of the golds, normalised, is a substring of the normalised answer."""
     inside = normalise(answer)
     # A gold made only of articles or punctuation normalises to "", which every string contains.
-    return float(any((normalise(one) or one.strip().lower()) in inside for one in golds(gold)))
+    return any((normalise(one) or one.strip().lower()) in inside for one in gold_texts)
 
 
 def _parts_found(answer: str, gold: Gold, published: bool) -> float:
