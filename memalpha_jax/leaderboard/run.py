@@ -81,12 +81,7 @@ def _cell(config: LeaderboardConfig, parts: Parts, name: str, source: str, episo
     reader, grader = parts.reader_name.identity, parts.grader_name.identity
     memories = tuple(key_of(parts.methods[name].identity, config.reader.budget, episode_key(e)) for e in episodes)
     answers = tuple(
-        key_of(
-            memory,
-            parts.reader_name.identity,
-            parts.grader_name.identity if needs_grader(e.data_source) else "",
-            published,
-        )
+        key_of(memory, reader, grader if needs_grader(e.data_source) else "", config.published)
         for memory, e in zip(memories, episodes, strict=True)
     )
     return Cell(name, source, episodes, memories, answers)
