@@ -9,6 +9,12 @@ from urllib.parse import urlsplit
 
 from memalpha_jax.errors import UserError
 
+HOW_ASKED = (
+    *("api_key_env", "concurrency", "timeout_s", "deadline_s", "backoff_s", "backoff_max_s", "start_timeout_s"),
+    *("cache", "batch_tokens", "price_prompt", "price_completion"),
+)
+"""The settings of a model that no reply depends on."""
+
 
 @dataclass(frozen=True)
 class ModelConfig:

@@ -9,6 +9,7 @@ from typing import Any
 
 from absl import logging
 
+from memalpha_jax.chat.config import HOW_ASKED
 from memalpha_jax.chat.make import CACHE, ChatModels
 from memalpha_jax.config import build, to_dict
 from memalpha_jax.episodes.generated import WorldConfig
@@ -23,13 +24,9 @@ from memalpha_jax.rewards.make import make_grader, make_reader
 from memalpha_jax.rewards.metrics import score
 from memalpha_jax.workdir import atomic_write, exclusive, open_workdir
 
-_TRANSPORT = (
-    *("api_key_env", "concurrency", "timeout_s", "deadline_s", "backoff_s", "backoff_max_s", "start_timeout_s"),
-    *("cache", "batch_tokens", "price_prompt", "price_completion"),
-)
 MAY_CHANGE = (
     *("methods", "sources", "episodes.episodes", "bootstrap"),
-    *(f"{section}.{name}" for section in ("chat", "reader.chat", "grader.chat") for name in _TRANSPORT),
+    *(f"{section}.{name}" for section in ("chat", "reader.chat", "grader.chat") for name in HOW_ASKED),
 )
 """What a workdir may be continued with: stored results stay what they are."""
 
