@@ -15,13 +15,20 @@ TABLE = [
     ("squad", "It was DENVER, of course.", "Denver", 1, 1),
     ("squad", "Den ver", "Denver", 0, 0),
     ("squad", "second", ["first", "second"], 0, 0),  # only the first gold counts
+    ("squad", "Super Bowl 50", " 50 ", 1, 1),
+    ("squad", "", "50", 0, 0),
     ("hotpotqa", "yes, both", "Yes", 1, 1),
+    ("hotpotqa", "The Beatles", "Beatles, The", 0, 0),  # nothing is normalised
     ("ruler_qa1", "the  Broncos!", ["Panthers", "Denver Broncos", "The Broncos."], 1, 1),
     ("ruler_qa2", "Carolina", ["Panthers", "Broncos"], 0, 0),
     ("ruler_qa1", "it is B", ["The"], 0, 0),  # normalises to nothing, which proves nothing
+    ("ruler_qa1_197K", "the answer: U.S.A", "a USA", 1, 1),
+    ("ruler_qa2_421K", "Panthers", ["None of these", "a Panther"], 1, 1),  # a part of a word is enough
     ("factconsolidation_mh_32k", "Paris; later rome", "Rome", 1, 1),
+    ("factconsolidation_sh_6k", "Paris", ["Rome"], 0, 0),
     ("perltqa", "Hiking with Anna", "hiking;anna;Rome;tea", 0.5, 0),
     ("perltqa", "hiking with anna", "Hiking; Anna", 1, 1),
+    ("perltqa", "ANNA", ["anna; ;", "not looked at"], 1, 0),
     ("nlu", r"The answer is \boxed{12}.", "12", 1, 1),
     ("nlu", r"\boxed{3} or \boxed{12}", "12", 0, 0),  # the first box
     ("nlu", "12", "12", 1, 1),
@@ -33,6 +40,18 @@ TABLE = [
     ("pubmed_rct", r"\boxed{0}", 0, 1, 1),
     ("booksum", "Ahab hunts the WHALE", "whale, Ahab, Pequod, Ishmael", 0.5, 0.5),
     ("infbench_sum", "Ahab hunts the whale", ["Whale", "Queequeg"], 0.5, 0.5),
+    ("banking77", "\u201c 7 \u201d", "7", 1, 1),
+    ("clinic150", r"\boxed{}", "7", 0, 0),
+    ("clinic150", r"\boxed {7}", "7", 1, 1),
+    ("pubmed_rct", r"<think>\boxed{1}</think>\boxed{0}", "0", 1, 1),
+    ("trec_fine", r"\boxed{-7}", "-7", 0, 0),
+    ("booksum", "", ["whale"], 0, 0),
+    ("infbench_sum_eng", "Queequeg, whaler", "WHALE , queequeg ,", 1, 1),  # a part of a word is enough
+    ("squality", "a robot and its maker", ["Robot", "moon"], 0.5, 0.5),
+    ("generated_summary", "oak and elm", ["oak", "fir"], 0.5, 0.5),
+    ("generated_rules", r"it is \boxed{3}", "3", 1, 1),
+    ("generated_rules", "it is 3", "3", 0, 0),
+    ("generated_totals", "17 crates", "17", 0, 1),
     ("generated", "the Vordale.", "Vordale", 1, 1),
     ("generated", "Vordale or Tavdale", "Vordale", 0, 1),
     ("generated", "Vordalex", "Vordale", 0, 0),
@@ -67,7 +86,7 @@ def test_score_table(source, answer, gold, expected, published):
         ("<think>yes", 0, 0),
     ],
 )
-@pytest.mark.parametrize("source", ["longmemeval_s*", "lme_train"])
+@pytest.mark.parametrize("source", ["longmemeval_s*", "lme_train", "msc"])
 def test_judged_sources_read_the_verdict(source, reply, expected, published):
     assert score(source, "an answer", "a gold", verdict=reply) == expected
     assert score(source, "an answer", "a gold", published=True, verdict=reply) == published
@@ -112,6 +131,18 @@ def test_judged_source_without_verdict_is_an_error_not_a_zero():
 @pytest.mark.parametrize("source", ["squad", "ruler_qa1", "perltqa", "nlu", "booksum", "generated", "locomo"])
 def test_empty_gold_is_an_error(source, gold):
     with pytest.raises(UserError, match="empty"):
+        score(source, "answer", gold)
+
+
+def test_every_source_has_a_worked_example():
+    shown = {metrics.canonical_source(row[0]) for row in TABLE} | {"longmemeval", "lme_train", "msc"}
+    assert shown == set(metrics.KNOWN_SOURCES)
+
+
+@pytest.mark.parametrize("gold", [None, True, {"a": 1}, {"a"}, ["a", None], [["a"]], b"a"])
+@pytest.mark.parametrize("source", ["squad", "ruler_qa1", "perltqa", "nlu", "booksum", "generated", "locomo"])
+def test_a_gold_of_the_wrong_type_is_an_error(source, gold):
+    with pytest.raises(UserError, match="it must be a string, a number, or a list"):
         score(source, "answer", gold)
 
 

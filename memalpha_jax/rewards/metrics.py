@@ -38,8 +38,14 @@ def boxed(text: str) -> str | None:
 
 
 def golds(gold: Gold) -> list[str]:
-    """A gold answer as a list of acceptable strings; an empty one raises `UserError`."""
-    values = [gold] if isinstance(gold, (str, int, float)) else list(gold)
+    """A gold answer as a list of acceptable strings; an empty one, or one that is no text, raises `UserError`."""
+    values = list(gold) if isinstance(gold, (list, tuple)) else [gold]
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise UserError(
+                f"the gold answer {gold!r} holds {value!r}, a {type(value).__name__}; it must be a string, a number, "
+                "or a list of such"
+            )
     texts = [str(value) for value in values if str(value).strip()]
     if not texts:
         raise UserError(f"the gold answer {gold!r} is empty, so nothing can be scored against it; drop that question")
@@ -48,7 +54,7 @@ def golds(gold: Gold) -> list[str]:
 
 def keywords(gold: Gold) -> list[str]:
     """Keyword golds, a list or one comma-separated string, lower-cased."""
-    parts = gold.split(",") if isinstance(gold, str) else [str(value) for value in golds(gold)]
+    parts = gold.split(",") if isinstance(gold, str) else golds(gold)
     return golds([part.strip().lower() for part in parts])
 
 
