@@ -21,6 +21,7 @@ REQUIRED = [
     "optax>=0.2.8",
     "orbax-checkpoint>=0.12.8",
     "pyarrow>=20.0",
+    "rouge_score>=0.1.2",
     "safetensors>=0.8",
     "scipy>=1.15",
     "sentencepiece>=0.2.1",

@@ -1,14 +1,17 @@
 """Scores per data source, each row a case of the table they implement."""
 
+import itertools
 import string
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memalpha_jax.episodes.episode import Episode, Question
 from memalpha_jax.errors import UserError
 from memalpha_jax.rewards import metrics
 from memalpha_jax.rewards.metrics import score
+from memalpha_jax.rewards.rouge import references, rouge_l
 
 TABLE = [
     # source, answer, gold, score, published score
@@ -177,3 +180,29 @@ def test_boxed_integers(label, gold):
     expected = float(label == gold)
     assert score("nlu", f"I think \\boxed{{ {label} }}", str(gold)) == expected
     assert score("nlu", str(label), gold) == expected
+
+
+def lcs(one: list[str], other: list[str]) -> int:
+    """The longest common subsequence, as it is defined: the longest of all subsequences of the one."""
+    subsequences = (s for n in range(len(one) + 1) for s in itertools.combinations(one, n))
+    inside = lambda words: all(word in rest for rest in [iter(other)] for word in words)
+    return max(len(words) for words in subsequences if inside(words))
+
+
+LETTERS = st.lists(st.sampled_from(["x1", "y2", "z3"]), max_size=6)
+
+
+@given(LETTERS, st.lists(LETTERS, min_size=1, max_size=3))
+def test_rouge_l_is_the_f1_of_the_longest_common_subsequence(answer, texts):
+    expected = max(2 * lcs(answer, text) / (len(answer) + len(text)) if answer and text else 0 for text in texts)
+    found = rouge_l("<think>x1</think>" + " ".join(answer), [" ".join(text) for text in texts])
+    assert found == pytest.approx(expected)
+
+
+def test_rouge_is_for_questions_that_people_answered_at_length():
+    question, other = Question("What happens?", ("whale",)), Question("Else?", ("whale",))
+    told = {"long_answers": {"What happens?": "A whale.\nAhab dies."}}
+    assert references(Episode("e", "squality", (), (), told), question) == ["A whale.", "Ahab dies."]
+    assert references(Episode("e", "booksum", (), (), told), question) == ["A whale.\nAhab dies."]
+    assert references(Episode("e", "booksum", (), (), told), other) == []
+    assert references(Episode("e", "squad", (), ()), question) == []

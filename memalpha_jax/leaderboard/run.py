@@ -22,6 +22,7 @@ from memalpha_jax.rewards.make import NO_GRADER, Named
 from memalpha_jax.rewards.metrics import needs_grader
 from memalpha_jax.rewards.reader import Reader
 from memalpha_jax.rewards.reward import score_answers
+from memalpha_jax.rewards.rouge import references, rouge_l
 
 ANSWERS_AT_ONCE = 64
 
@@ -134,11 +135,13 @@ def _answers(
         answers[n] = answer
     golds = [question.answer for question in questions]
     scores = score_answers(queries, answers, golds, published=published, grader=parts.grader)
-    return {
-        q: {"answer": answer, "score": score}
-        for q, answer, score in zip(chosen, answers, scores, strict=True)
-        if score is not None
-    }
+    found: dict[int, dict[str, Any]] = {}
+    for q, question, answer, score in zip(chosen, questions, answers, scores, strict=True):
+        if score is not None:
+            found[q] = {"answer": answer, "score": score}
+            if people_wrote := references(episode, question):
+                found[q]["rouge_l"] = rouge_l(answer, people_wrote)
+    return found
 
 
 def passages_of(record: Mapping[str, Any], context: Mapping[str, Any]) -> list[Passage]:

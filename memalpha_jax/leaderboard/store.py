@@ -1,7 +1,8 @@
 """What a comparison has done so far, on disk: one file for each written memory, one for the answers from it.
 
     WORKDIR/memories/KEY.json      a record of `write.py`, whole or absent
-    WORKDIR/answers/KEY.jsonl      one line for each question answered so far: its number, the answer, the score
+    WORKDIR/answers/KEY.jsonl      one line for each question answered so far: its number as `at`, answer, score, and
+                                   rouge_l where people answered it at length
 
 A key is made of everything that the content depends on, so that nothing stale is ever used again.
 """
@@ -70,8 +71,8 @@ class Store:
         whole = data[: data.rfind(b"\n") + 1]
         try:
             lines = [json.loads(line) for line in whole.splitlines()]
-            answers = {line["at"]: {"answer": line["answer"], "score": line["score"]} for line in lines}
-        except (ValueError, LookupError, TypeError) as error:
+            answers = {line.pop("at"): line for line in lines}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"cannot read {path}: {error}; delete it, and its answers are asked for again") from error
         if len(whole) < len(data):
             atomic_write(path, whole)
