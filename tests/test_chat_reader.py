@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from memalpha_jax.chat.config import ModelConfig
 from memalpha_jax.chat.make import ChatModels
-from memalpha_jax.chat.model import ChatRequest, Completion, Seat
+from memalpha_jax.chat.model import ChatError, ChatRequest, Completion, Seat
 from memalpha_jax.config import build, to_dict
 from memalpha_jax.episodes.episode import Episode, Question
 from memalpha_jax.errors import UserError
@@ -156,6 +156,12 @@ def test_judges_verdicts_are_read_and_missing_ones_are_told():
     with pytest.raises(JudgeError, match=r"1 of 2 .*broken") as caught:
         judge.verdicts([JudgeQuery(MemoryType.SEMANTIC, FAILS), queries[0]])
     assert caught.value.partial == [None, True]
+
+    def down(request: ChatRequest) -> str:
+        raise ChatError("it is down")
+
+    with pytest.raises(JudgeError, match="it is down"):
+        ChatJudge(Scripted(down), load_judge_prompt(""), 32).verdicts(queries)
 
 
 @pytest.mark.parametrize(

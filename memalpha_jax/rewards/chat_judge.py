@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from absl import logging
 
-from memalpha_jax.chat.model import ChatModel, ChatRequest
+from memalpha_jax.chat.model import ChatError, ChatModel, ChatRequest
 from memalpha_jax.memory.state import MemoryType
 from memalpha_jax.rewards.judge import GradeQuery, JudgeError, JudgeQuery
 from memalpha_jax.rewards.metrics import strip_thinking
@@ -43,7 +43,10 @@ class ChatJudge:
             )
             for query in queries
         ]
-        completions = self._chat.complete(requests)
+        try:
+            completions = self._chat.complete(requests)
+        except ChatError as error:  # what becomes of r4 then is for the config of the rewards to say
+            raise JudgeError(str(error)) from error
         given = [None if one.failure else read_fits(one.text) for one in completions]
         verdicts = [verdict for verdict in given if verdict is not None]
         if len(verdicts) == len(queries):
