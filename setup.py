@@ -31,13 +31,15 @@ REQUIRED = [
     "transformers>=5.17",
 ]
 # torch is the oracle of the parity tests, nothing more; this exact spelling of it resolves to the small CPU build
-# where one is offered. nbclient and ipykernel execute the notebook.
+# where one is offered. nbclient and ipykernel execute the notebook. playwright drives an installed Chromium,
+# where there is one, through the report.
 TEST = [
     "hypothesis>=6.150",
     "ipykernel>=7.0",
     "mypy>=2.0",
     "nbclient>=0.11",
     "peft>=0.19",
+    "playwright>=1.60",
     "pytest>=9.0",
     "pytest-xdist>=3.8",
     "pyyaml>=6.0",
@@ -61,6 +63,7 @@ setup(
     packages=find_packages(include=["memalpha_jax", "memalpha_jax.*"]),
     package_data={
         "memalpha_jax": ["py.typed"],
+        "memalpha_jax.report": ["page/*"],
         "memalpha_jax.tools": ["prompts/*.txt"],
         "memalpha_jax.rewards": ["prompts/*.txt"],
     },

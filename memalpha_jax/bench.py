@@ -1,15 +1,17 @@
-"""Measures generation, training, a whole step of reinforcement learning, or feeding it, against what the device can do.
+"""Measures generation, training, a step of reinforcement learning, feeding it, or retrieval, against what can be had.
 
     python -m memalpha_jax.bench decode  --size=10m --batch=16 --prompt=256 --new=128 --peer=hf
     python -m memalpha_jax.bench prefill --size=qwen3-0.6b --batch=4 --prompt=1024
     python -m memalpha_jax.bench train   --size=10m --batch=8 --prompt=256 --new=128 --json=train.json
     python -m memalpha_jax.bench step    --size=10m --batch=16 --group=8 --chunks=3
     python -m memalpha_jax.bench feed    --batch=16 --chunks=10 --tokenizer=Qwen3-4B --data=EPISODES
+    python -m memalpha_jax.bench retrieval --items=10000
 
 Prints work, time, and which share of the device's copy bandwidth and matmul rate, measured in the same call, was
 reached; the fastest repeat counts, with weights and contexts at random. --peer=hf runs transformers on the same shapes
 and weights in turns with ours, and prints our time over its time (it needs the test extra: torch and transformers).
-feed has no network: it draws and tokenises episodes, as fast as the trainer's threads can, on the processor.
+feed has no network: it draws and tokenises episodes, as fast as the trainer's threads can, on the processor. Nor has
+retrieval: it measures BM25 queries and updates beside rank_bm25 (of the test extra), on the processor.
 
 The published shapes are for one GPU with 140 GB; a CPU is too slow for them:
 
@@ -35,6 +37,7 @@ from memalpha_jax.benchmarks.feed import FeedSettings, bench_feed
 from memalpha_jax.benchmarks.generation import bench_decode, bench_prefill
 from memalpha_jax.benchmarks.peer import Peer, load_torch
 from memalpha_jax.benchmarks.report import Result, as_json, as_text
+from memalpha_jax.benchmarks.retrieval import bench_retrieval
 from memalpha_jax.benchmarks.sizes import SIZES, random_params, sized
 from memalpha_jax.benchmarks.step import StepSettings, bench_step
 from memalpha_jax.benchmarks.timing import Device
@@ -46,7 +49,7 @@ from memalpha_jax.policy.model import Params
 from memalpha_jax.policy.policy import load_policy
 from memalpha_jax.workdir import atomic_write
 
-COMMANDS = ("decode", "prefill", "train", "step", "feed")
+COMMANDS = ("decode", "prefill", "train", "step", "feed", "retrieval")
 PEERS = ("", "hf")
 
 
@@ -69,6 +72,7 @@ class Options:
     chunks: int = 3
     tokenizer: str = ""
     data: str = ""
+    items: int = 10_000
 
     @property
     def train(self) -> TrainSettings:
@@ -78,8 +82,10 @@ class Options:
         """The options that make a difference to `command`."""
         if command == "feed":
             return {name: getattr(self, name) for name in ("batch", "chunks", "tokenizer", "data", "repeats")}
+        if command == "retrieval":
+            return {"items": self.items, "repeats": self.repeats}
         unused = {"path", "peer"} if command == "step" else {"group", "chunks"}
-        unused |= {"tokenizer", "data"}
+        unused |= {"tokenizer", "data", "items"}
         if command in ("decode", "prefill"):
             unused |= {"block_rows", "logprob_slice", "remat"}
         if command == "prefill":
@@ -93,7 +99,7 @@ def check(command: str, options: Options) -> None:
     o = options
     if command not in COMMANDS:
         raise UserError(f"which benchmark? {command!r} is none; give one of {', '.join(COMMANDS)} first")
-    for name in ("batch", "prompt", "repeats", "group", "chunks"):
+    for name in ("batch", "prompt", "repeats", "group", "chunks", "items"):
         if getattr(o, name) < 1:
             raise UserError(f"--{name}={getattr(o, name)}: it must be at least 1")
     least = 2 if command in ("decode", "step") else 1
@@ -105,7 +111,7 @@ def check(command: str, options: Options) -> None:
         raise UserError(f"--logprob_slice={o.logprob_slice} must divide --new={o.new}; 0 takes all tokens")
     if command == "step" and o.path:
         raise UserError("step runs on random weights, with a tokenizer of its own: give --size instead of --path")
-    if command in ("step", "feed") and o.peer:
+    if command in ("step", "feed", "retrieval") and o.peer:
         raise UserError(f"transformers has no such {command}: leave --peer out")
     if command == "feed" and o.data and not o.tokenizer:
         raise UserError("--data is read with the tokenizer of --tokenizer: give both, or neither")
@@ -127,6 +133,8 @@ def run(command: str, options: Options, device: Device) -> tuple[Result, PolicyC
     o = options
     if command == "feed":
         return bench_feed(FeedSettings(o.batch, o.chunks, o.tokenizer, o.data), device, o.repeats), None
+    if command == "retrieval":
+        return bench_retrieval(o.items, device, o.repeats), None
     if command == "step":
         config = sized(o.size, o.dtype)
         return bench_step(
@@ -184,6 +192,7 @@ def define_bench_flags() -> None:
     flags.DEFINE_integer("chunks", o.chunks, "step, feed: chunks per episode.")
     flags.DEFINE_string("tokenizer", o.tokenizer, "feed: folder of a tokenizer to measure besides the tiny one.")
     flags.DEFINE_string("data", o.data, "feed: prepared episodes for it, instead of generated ones.")
+    flags.DEFINE_integer("items", o.items, "retrieval: items of the index.")
     flags.DEFINE_string("json", "", "File for all figures, besides the table.")
 
 

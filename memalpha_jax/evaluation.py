@@ -218,7 +218,7 @@ def answer_from_chunks(episodes: Sequence[Episode], reader: Reader, chunks: int 
     """
     queries: list[list[ReaderQuery]] = []
     for episode in episodes:
-        index = Bm25Index(episode.chunks)
+        index = Bm25Index(enumerate(episode.chunks))
         queries.append([])
         for question in episode.questions:
             rows = sorted(index.rank(question.question, chunks))

@@ -19,7 +19,8 @@ from memalpha_jax.bench import Options, bench, command_of
 from memalpha_jax.benchmarks import peer as peer_module
 from memalpha_jax.benchmarks.generation import generator, random_prompts
 from memalpha_jax.benchmarks.peer import Peer, load_torch
-from memalpha_jax.benchmarks.report import OURS, PEER, Measured, Result, as_json, as_text
+from memalpha_jax.benchmarks.report import BM25_PEER, OURS, PEER, Measured, Result, as_json, as_text, ratios
+from memalpha_jax.benchmarks.retrieval import bench_retrieval
 from memalpha_jax.benchmarks.sizes import SIZES, sized
 from memalpha_jax.benchmarks.sizes import random_params as random_in
 from memalpha_jax.benchmarks.step import StepSettings, filled_tokenizer, step_config
@@ -222,6 +223,22 @@ def test_decode_as_a_person_types_it(tmp_path):
     assert "memalpha_jax / transformers, both: " in out
 
 
+def test_retrieval_is_measured_beside_rank_bm25(monkeypatch):
+    monkeypatch.setattr("memalpha_jax.benchmarks.timing.Device.sample", lambda device: None)
+    result = bench_retrieval(30, Device("float32"), 1)
+    assert {(one.part, one.by) for one in result.measured} >= {("build", OURS), ("build", BM25_PEER)}
+    assert result.checks["same best items in the same order"] == "100 of 100"
+    assert float(result.checks["largest difference of a score"]) < 1e-9
+    assert result.checks["queries, times as fast"] > 0
+    assert set(ratios(result)) == {"build", "100 queries"}
+
+
+def test_without_rank_bm25_retrieval_is_not_measured(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rank_bm25", None)
+    with pytest.raises(UserError, match=r"rank_bm25.*not installed.*memalpha_jax\[test\]"):
+        bench_retrieval(30, None, 1)
+
+
 @pytest.mark.parametrize(
     ("command", "options", "words"),
     [
@@ -234,6 +251,8 @@ def test_decode_as_a_person_types_it(tmp_path):
         ("step", {"peer": "hf"}, "leave --peer out"),
         ("step", {"path": "runs/tiny"}, "--size instead"),
         ("decode", {"size": "7b"}, "known are"),
+        ("retrieval", {"items": 0}, "--items=0"),
+        ("retrieval", {"peer": "hf"}, "leave --peer out"),
         ("decode", {"path": "/nowhere"}, "/nowhere"),
         ("prefill", {"size": "qwen3-0.6b", "prompt": 50_000, "dtype": "bfloat16"}, "context"),
     ],

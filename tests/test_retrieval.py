@@ -9,20 +9,93 @@ from hypothesis import strategies as st
 from rank_bm25 import BM25Okapi
 
 from memalpha_jax.memory import similar
-from memalpha_jax.memory.retrieval import Bm25Index, bm25_rank, words
+from memalpha_jax.memory.retrieval import Bm25Index, bm25_rank, largest, words
 from memalpha_jax.memory.similar import bm25_scores, build_postings, pairs, similar_items
 from memalpha_jax.memory.state import MemoryConfig, MemoryState, empty_memory
 
 TEXTS = st.lists(st.text("abcde .é'_-7", max_size=30), min_size=1, max_size=12)
 
 
-@settings(max_examples=200, deadline=None)
-@given(TEXTS, st.text("ABcdef é.7", max_size=20))
-def test_scores_equal_rank_bm25(items, query):
-    if not any(words(item) for item in items):
+def equals_rank_bm25(index: Bm25Index[int], texts: dict[int, str], query: str) -> None:
+    """The scores of the library for these texts, and their order."""
+    if not any(map(words, texts.values())):
         return  # rank_bm25 divides by zero
-    expected = BM25Okapi([words(item) for item in items]).get_scores(words(query))
-    np.testing.assert_allclose(Bm25Index(items).scores(query), expected, rtol=0, atol=1e-9)
+    expected = BM25Okapi([words(text) for text in texts.values()]).get_scores(words(query))
+    np.testing.assert_allclose(index.scores(query), expected, rtol=0, atol=1e-9)
+    if words(query):
+        keys, order = list(texts), np.argsort(-expected, kind="stable")
+        assert index.rank(query, len(texts)) == [keys[i] for i in order]
+        assert index.best(query, 3) == [(keys[i], index.scores(query)[i]) for i in order[:3]]
+
+
+def update(index: Bm25Index[int], texts: dict[int, str], name: str, key: int, text: str) -> None:
+    """One change of both, if the key allows it."""
+    if name == "add" and key not in texts:
+        index.add(key, text)
+        texts[key] = text
+    elif name == "replace" and key in texts:
+        index.replace(key, text)
+        texts[key] = text
+    elif name == "remove" and key in texts:
+        index.remove(key)
+        del texts[key]
+
+
+UPDATES = st.tuples(st.sampled_from(["add", "replace", "remove"]), st.integers(0, 5), st.text("abc .é", max_size=12))
+
+
+@settings(max_examples=150, deadline=None)
+@given(TEXTS, st.lists(UPDATES, max_size=12), st.text("ABc é.7", max_size=20))
+def test_scores_equal_rank_bm25_after_any_updates(items, updates, query):
+    index, texts = Bm25Index(enumerate(items)), dict(enumerate(items))
+    equals_rank_bm25(index, texts, query)
+    for name, key, text in updates:
+        update(index, texts, name, key, text)
+        index.scores(query)  # what this computes must not outlive the next update
+    equals_rank_bm25(index, texts, query)
+    assert index.scores(query).tolist() == Bm25Index(texts.items()).scores(query).tolist()
+
+
+def test_a_thousand_random_memories_equal_rank_bm25():
+    rng = np.random.default_rng(2)
+    for _ in range(1000):
+        vocabulary = [f"w{i}" for i in range(rng.choice([4, 30, 1000]))]
+
+        def text(most: int, vocabulary: list[str] = vocabulary) -> str:
+            return " ".join(rng.choice(vocabulary, rng.integers(0, most)))
+
+        index, texts = Bm25Index(), {}
+        for _ in range(rng.integers(1, 40)):
+            name = str(rng.choice(["add", "add", "add", "replace", "remove"]))
+            update(index, texts, name, int(rng.integers(30)), text(25))
+        if texts:
+            equals_rank_bm25(index, texts, text(12))
+
+
+def test_a_replaced_item_keeps_its_place_and_one_added_again_goes_last():
+    index = Bm25Index(enumerate(["red fox", "red owl", "red hen"]))
+    index.replace(1, "red cow")
+    assert index.rank("red", 3) == [0, 1, 2]
+    index.remove(0)
+    index.add(0, "red fox")
+    assert index.rank("red", 3) == index.rank("?", 3)[::-1] == [1, 2, 0]
+    assert len(index) == 3
+
+
+def test_updates_of_keys_that_are_not_there_are_refused():
+    index = Bm25Index(enumerate(["red fox"]))
+    with pytest.raises(ValueError, match="in the index already"):
+        index.add(0, "blue fox")
+    for refused in (lambda: index.replace(1, "blue fox"), lambda: index.remove(1)):
+        with pytest.raises(KeyError):
+            refused()
+    assert index.best("red", 9) == Bm25Index(enumerate(["red fox"])).best("red", 9)
+
+
+@given(st.lists(st.sampled_from([-1.0, 0.0, 0.5, 2.0])), st.integers(-1, 12))
+def test_the_largest_are_those_of_a_stable_sort(scores, k):
+    expected = sorted(range(len(scores)), key=lambda i: -scores[i])[: max(k, 0)]
+    assert largest(np.array(scores), k).tolist() == expected
 
 
 def test_a_term_in_most_items_gets_epsilon_times_the_mean_idf():
@@ -30,7 +103,7 @@ def test_a_term_in_most_items_gets_epsilon_times_the_mean_idf():
     expected = BM25Okapi([words(item) for item in items])
     assert expected.idf["the"] == 0.25 * expected.average_idf  # the case this test is about
     np.testing.assert_allclose(
-        Bm25Index(items).scores("the the hen"), expected.get_scores(["the", "the", "hen"]), atol=1e-12
+        Bm25Index(enumerate(items)).scores("the the hen"), expected.get_scores(["the", "the", "hen"]), atol=1e-12
     )
 
 

@@ -10,7 +10,7 @@ from memalpha_jax.benchmarks.timing import Device, Timing
 from memalpha_jax.benchmarks.work import Work
 from memalpha_jax.report.tables import markdown_table, percent
 
-OURS, PEER = "memalpha_jax", "transformers"
+OURS, PEER, BM25_PEER = "memalpha_jax", "transformers", "rank_bm25"
 HEADER = ["part", "by", "tokens", "GFLOP", "GB", "s, min", "s, median", "tokens/s", "% of copy", "% of matmul"]
 
 
@@ -30,10 +30,12 @@ class Result:
 
     Attributes:
       measured: its parts. checks: what shows that both implementations did the same, and notes, by name.
+      peer: the other implementation.
     """
 
     measured: list[Measured]
     checks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    peer: str = PEER
 
 
 def fractions(one: Measured, device: Device) -> tuple[float | None, float | None]:
@@ -50,7 +52,7 @@ def ratios(result: Result) -> dict[str, dict[str, float]]:
     timing = {(one.part, one.by): one.timing for one in result.measured}
     found = {}
     for (part, by), ours in timing.items():
-        if by == OURS and (theirs := timing.get((part, PEER))):
+        if by == OURS and (theirs := timing.get((part, result.peer))):
             found[part] = {"min": ours.min / theirs.min, "median": ours.median / theirs.median}
     return found
 
@@ -73,7 +75,7 @@ def as_text(result: Result, device: Device) -> str:
         f"(read and written) and multiplied matrices at {device.matmul_rate / 1e12:.3f} TFLOP/s",
     ]
     lines += [
-        f"{OURS} / {PEER}, {part}: {ratio['min']:.2f} (minima), {ratio['median']:.2f} (medians)"
+        f"{OURS} / {result.peer}, {part}: {ratio['min']:.2f} (minima), {ratio['median']:.2f} (medians)"
         for part, ratio in ratios(result).items()
     ]
     return "\n".join([*lines, *(f"{name}: {value}" for name, value in result.checks.items())])

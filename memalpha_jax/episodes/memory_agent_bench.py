@@ -9,44 +9,52 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from memalpha_jax.episodes.official import field, read_records, typed
-from memalpha_jax.episodes.published import read_parquet
+from memalpha_jax.episodes.parquet import read_parquet
 from memalpha_jax.errors import UserError
 
 PARQUET_MARK = b"PAR1"
-COLUMNS = ("context", "questions", "answers", "metadata.source")
+ALL_COLUMNS = ("context", "questions", "answers", "metadata")
+COLUMNS = (*ALL_COLUMNS[:-1], "metadata.source")
 
 
 @dataclasses.dataclass(frozen=True)
 class BenchmarkRow:
-    """One row; `source` names the task and its length, `where` the place in the file. Each question has its golds."""
+    """One row; `source` names the task and its length, `where` the place in the file. Each question has its golds.
+
+    metadata: the columns of it that were asked for.
+    """
 
     source: str
     context: str
     questions: tuple[tuple[str, tuple[str, ...]], ...]
+    metadata: Mapping[str, Any]
     where: str
 
 
-def read_rows(path: str | os.PathLike[str], task: str) -> Iterator[BenchmarkRow]:
-    """The rows whose source is `task`, or begins with `task` and an underscore, in order.
+def read_rows(
+    path: str | os.PathLike[str], task: str = "", columns: tuple[str, ...] = COLUMNS
+) -> Iterator[BenchmarkRow]:
+    """The rows whose source is `task`, or begins with `task` and an underscore, in order; without `task` all of them.
 
     `UserError` names the file, the row and the field that is not as expected, and a file without such rows.
     """
     seen: dict[str, None] = {}
     found = False
-    for record, where in read_parquet(Path(path), COLUMNS) if _is_parquet(path) else read_records(path):
-        source = field(field(record, "metadata", dict, where), "source", str, f"{where}, field 'metadata'")
+    for record, where in read_parquet(Path(path), columns) if _is_parquet(path) else read_records(path):
+        metadata = field(record, "metadata", dict, where)
+        source = field(metadata, "source", str, f"{where}, field 'metadata'")
         seen[source] = None
-        if source == task or source.startswith(f"{task}_"):
+        if task in ("", source) or source.startswith(f"{task}_"):
             found = True
             context = field(record, "context", str, where)
             if not context.strip():
                 raise UserError(f"{where}, field 'context' holds no text")
-            yield BenchmarkRow(source, context, _questions(record, where), where)
+            yield BenchmarkRow(source, context, _questions(record, where), metadata, where)
     if not found:
         raise UserError(f"{path} has no row of {task}, only of {', '.join(seen)}; is it the right competence's file?")
 

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 
 from memalpha_jax.episodes.chunkers import Chunker, CountTokens, Unit, sample_chunker, sentence_chunker
 from memalpha_jax.episodes.episode import Episode, Question, validate
+from memalpha_jax.episodes.memory_agent_bench import ALL_COLUMNS, BenchmarkRow, read_rows
 from memalpha_jax.episodes.official import field, typed
+from memalpha_jax.episodes.parquet import read_parquet
 from memalpha_jax.episodes.source import EVALUATION, TRAINING, BuildOptions, Paths, Published, Source
 from memalpha_jax.episodes.wrapping import DOCUMENTS, READING, SAMPLES, Style, Wrapper
 from memalpha_jax.errors import UserError
@@ -35,33 +35,9 @@ HUB_IDS = {
     "memoryagentbench": "ai-hyz/MemoryAgentBench",
 }
 """Where the published sets are on the Hugging Face hub, by the name of the source."""
-_ROWS_AT_ONCE = 16  # a row of MemoryAgentBench may hold megabytes
 _MEMALPHA_COLUMNS = ("instance_id", "chunks", "questions_and_answers", "data_source", "metadata")
-_BENCH_COLUMNS = ("context", "questions", "answers", "metadata")
 _CHUNK_TOKENS = 2048
 _SAMPLE_CHUNK_TOKENS = 1024
-
-
-def read_parquet(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[dict[str, Any], str]]:
-    """Every row of a parquet file, cut to `columns`, with its place, "FILE, row N", counting from 1.
-
-    A column "a.b" is the field b of the struct a, and alone is read of it.
-    UserError for a file that is no parquet or damaged, a missing column, and a file without rows.
-    """
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            missing = [name for name in columns if name.split(".")[0] not in file.schema_arrow.names]
-            if missing:
-                raise UserError(f"{path}: no column {missing[0]!r} in {file.schema_arrow.names}")
-            number = 0
-            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=list(columns)):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield row, f"{path}, row {number}"
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"cannot read {path} as parquet: {str(error).strip().splitlines()[0]}") from None
-    if not number:
-        raise UserError(f"{path} has columns and no rows")
 
 
 def load_memalpha(path: Path) -> Iterator[Episode]:
@@ -118,16 +94,14 @@ def load_memory_agent_bench(path: Path, options: BuildOptions) -> Iterator[Episo
     there are no paragraphs) stay whole in chunks of 1,024. The gold of a summary is its list of key points where there
     is one. UserError names file, row and field.
     """
-    for number, (row, where) in enumerate(read_parquet(path, _BENCH_COLUMNS), 1):
-        metadata = typed(row["metadata"], dict, f"{where}, field 'metadata'")
-        source = field(metadata, "source", str, f"{where}, field 'metadata'")
+    for number, row in enumerate(read_rows(path, columns=ALL_COLUMNS), 1):
         episode = Episode(
             instance_id=f"{path.name.split('-')[0]}-{number}",
-            data_source=source,
-            chunks=_bench_chunks(field(row, "context", str, where), source, options, number),
-            questions=tuple(_bench_questions(row, metadata, where)),
+            data_source=row.source,
+            chunks=_bench_chunks(row.context, row.source, options, number),
+            questions=tuple(_bench_questions(row)),
         )
-        yield validate(episode, where)
+        yield validate(episode, row.where)
 
 
 def _bench_chunks(context: str, source: str, options: BuildOptions, number: int) -> tuple[str, ...]:
@@ -153,19 +127,12 @@ def _style(source: str) -> Style:
     return READING if source.startswith(("infbench", "eventqa")) else DOCUMENTS
 
 
-def _bench_questions(row: Mapping[str, Any], metadata: Mapping[str, Any], where: str) -> Iterator[Question]:
-    questions, answers = field(row, "questions", list, where), field(row, "answers", list, where)
-    if len(questions) != len(answers):
-        raise UserError(f"{where}: {len(questions)} questions and {len(answers)} answers; each needs its own")
-    kinds = metadata.get("question_types") or []
-    for i, (asked, golds) in enumerate(zip(questions, answers, strict=True)):
-        golds = typed(golds, list, f"{where}, field 'answers[{i}]'")
-        golds = tuple(typed(gold, str, f"{where}, field 'answers[{i}][{j}]'") for j, gold in enumerate(golds))
-        keypoints = metadata.get("keypoints") or ()
-        if keypoints and metadata["source"].startswith("infbench_sum"):
-            golds = tuple(keypoints)
-        kind = kinds[i] if len(kinds) == len(questions) and isinstance(kinds[i], str) else "qa"
-        yield Question(typed(asked, str, f"{where}, field 'questions[{i}]'"), tuple(dict.fromkeys(golds)), kind)
+def _bench_questions(row: BenchmarkRow) -> Iterator[Question]:
+    kinds = row.metadata.get("question_types") or []
+    keypoints = tuple(row.metadata.get("keypoints") or ()) if row.source.startswith("infbench_sum") else ()
+    for i, (question, golds) in enumerate(row.questions):
+        kind = kinds[i] if len(kinds) == len(row.questions) and isinstance(kinds[i], str) else "qa"
+        yield Question(question, tuple(dict.fromkeys(keypoints)) or golds, kind)
 
 
 def _load_memalpha(paths: Paths, options: BuildOptions) -> Iterator[Episode]:

@@ -13,6 +13,7 @@ from memalpha_jax.config import to_dict
 from memalpha_jax.errors import UserError
 from memalpha_jax.methods.config import MethodConfig
 from memalpha_jax.methods.registry import METHODS, check_known
+from memalpha_jax.methods.retrieval import RetrievalConfig
 from memalpha_jax.rewards.config import GraderConfig, ReaderConfig
 
 
@@ -45,6 +46,17 @@ class EpisodeChoice:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReportConfig:
+    """traces: episodes of each source that `report.html` lets one step through; the page grows with them."""
+
+    traces: int = 2
+
+    def __post_init__(self) -> None:
+        if self.traces < 0:
+            raise UserError(f"traces is {self.traces}; it must be 0 or more")
+
+
+@dataclasses.dataclass(frozen=True)
 class LeaderboardConfig:
     """A comparison.
 
@@ -62,9 +74,11 @@ class LeaderboardConfig:
     policy: PolicyChoice = PolicyChoice()
     episodes: EpisodeChoice = EpisodeChoice()
     method: MethodConfig = MethodConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
     chat: ChatConfig = ChatConfig()
     reader: ReaderConfig = ReaderConfig()
     grader: GraderConfig = GraderConfig(kind="rules")
+    report: ReportConfig = ReportConfig()
     batch: int = 16
     bootstrap: int = 2000
     published: bool = False

@@ -16,16 +16,18 @@ from memalpha_jax.episodes.generated import WorldConfig
 from memalpha_jax.errors import UserError
 from memalpha_jax.leaderboard import episodes, run, summary
 from memalpha_jax.leaderboard.config import LeaderboardConfig
+from memalpha_jax.leaderboard.page import write_page
 from memalpha_jax.leaderboard.store import Store
 from memalpha_jax.leaderboard.tables import results_markdown
 from memalpha_jax.methods import registry
+from memalpha_jax.methods.retrieval import make_retrieval
 from memalpha_jax.policy.policy import Policy, load_policy
 from memalpha_jax.rewards.make import make_grader, make_reader
 from memalpha_jax.rewards.metrics import score
 from memalpha_jax.workdir import atomic_write, exclusive, open_workdir
 
 MAY_CHANGE = (
-    *("methods", "sources", "episodes.episodes", "bootstrap"),
+    *("methods", "sources", "episodes.episodes", "bootstrap", "report"),
     *(f"{section}.{name}" for section in ("chat", "reader.chat", "grader.chat") for name in HOW_ASKED),
 )
 """What a workdir may be continued with: stored results stay what they are."""
@@ -58,8 +60,10 @@ def evaluate_methods(values: Any, path: str) -> None:
         markdown = results_markdown(results)
         atomic_write(workdir.root / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
         atomic_write(workdir.root / "results.md", markdown)
+        report = write_page(config, cells, store, results)
     print(markdown)
     print(f"tables  {workdir.root / 'results.md'}, {workdir.root / 'results.json'}")
+    print(f"report  {report}")
 
 
 def make_parts(config: LeaderboardConfig, cache: Path | None = None) -> tuple[run.Parts, ChatModels]:
@@ -73,13 +77,14 @@ def make_parts(config: LeaderboardConfig, cache: Path | None = None) -> tuple[ru
     def count_tokens(text: str) -> int:
         return len(policy.tokenizer.encode(text))
 
+    retrieval = make_retrieval(config.retrieval)
     models = ChatModels(lambda: policy, count_tokens, cache)
-    made = registry.Parts(config.method, lambda: policy, lambda: models.get(config.chat), count_tokens)
+    made = registry.Parts(config.method, lambda: policy, lambda: models.get(config.chat), count_tokens, retrieval)
     world = _world(policy)
     reader, reader_name = make_reader(config.reader, models, one_value=True)
     grader, grader_name = make_grader(config.grader, models)
     parts = run.Parts(
-        methods={name: registry.METHODS[name](made) for name in config.methods},
+        methods={name: registry.make(name, made) for name in config.methods},
         episodes={s: episodes.load(s, config.episodes, world, count_tokens) for s in config.sources},
         reader=reader,
         reader_name=reader_name,

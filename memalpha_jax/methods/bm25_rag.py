@@ -36,21 +36,18 @@ class RawChunks:
     def __init__(self, chunks: int, count_tokens: CountTokens):
         self._chunks, self._count = chunks, count_tokens
         self._entries: list[Entry] = []
-        self._index: Bm25Index | None = None
+        self._index: Bm25Index[int] = Bm25Index()
         self._tokens = 0
 
     def write(self, chunk: str) -> WriteRecord:
         at = len(self._entries)
         self._entries.append(Entry(str(at), CHUNK, chunk, at))
-        self._index = None
+        self._index.add(at, chunk)
         self._tokens += self._count(chunk)
         return WriteRecord(operations=(Operation("keep", CHUNK, str(at)),))
 
     def read(self, question: str) -> Context:
-        self._index = self._index or Bm25Index([entry.text for entry in self._entries])
-        scores = self._index.scores(question)
-        rows = self._index.rank(question, self._chunks)
-        found = [(self._entries[row], float(scores[row])) for row in rows]
+        found = [(self._entries[at], score) for at, score in self._index.best(question, self._chunks)]
         return Context(tuple(Passage(e.text, CHUNK, e.id, e.chunk, score, e.chunk) for e, score in found))
 
     def entries(self) -> Sequence[Entry]:

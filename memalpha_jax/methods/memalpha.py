@@ -25,7 +25,7 @@ from memalpha_jax.memory.state import (
     unstack,
 )
 from memalpha_jax.methods.method import CORE, Context, Entry, Operation, Passage, WriteRecord
-from memalpha_jax.methods.ranking import best_passages
+from memalpha_jax.methods.retrieval import Retrieval
 from memalpha_jax.policy.lora import fingerprint
 from memalpha_jax.policy.policy import Policy
 from memalpha_jax.rollout.engine import make_engine
@@ -42,20 +42,21 @@ class MemAlpha:
 
     name = "memalpha"
 
-    def __init__(self, policy: Policy, top_k: int):
-        self.policy, self.top_k = policy, top_k
+    def __init__(self, policy: Policy, top_k: int, retrieval: Retrieval):
+        self.policy, self.top_k, self.retrieval = policy, top_k, retrieval
         engine = make_engine(policy.config, policy.memory, policy.rollout, policy.tokenizer, temperature=0.0)
         self.steps = Steps(engine)
 
     @property
     def about(self) -> str:
         step = f"step {self.policy.step}" if self.policy.step else "no step of training known"
-        return f"core, episodic and semantic memory written by the policy ({step}); BM25, {self.top_k} of each list"
+        found = f"{self.retrieval.about}, {self.top_k} of each list"
+        return f"core, episodic and semantic memory written by the policy ({step}); {found}"
 
     @property
     def identity(self) -> str:
-        p = self.policy
-        return f"memalpha {fingerprint(p.params)} top_k={self.top_k} {p.config} {p.memory} {p.rollout}"
+        p, found = self.policy, self.retrieval.identity
+        return f"memalpha {fingerprint(p.params)} top_k={self.top_k} {found} {p.config} {p.memory} {p.rollout}"
 
     def open(self, n: int) -> list[Written]:
         rows = _Rows(self, n)
@@ -133,6 +134,8 @@ class Written:
 
     def __init__(self, rows: _Rows, row: int):
         self._rows, self._row = rows, row
+        self._ranking = rows.method.retrieval.open()
+        self._entries: list[Entry] | None = None
 
     def write(self, chunk: str) -> WriteRecord:
         tokens = self._rows.tokenizer.encode(chunk)
@@ -141,20 +144,23 @@ class Written:
             raise UserError(
                 f"a chunk has {len(tokens)} tokens, over the policy's prompt of {limit}; lower config.chunk_tokens"
             )
+        self._entries = None
         return self._rows.lockstep.ask(self._row, tokens)
 
     def read(self, question: str) -> Context:
         entries = self.entries()
-        core = [Passage(e.text, CORE, e.id, place, chunk=e.chunk) for place, e in enumerate(entries) if e.kind == CORE]
+        core = [Passage(e.text, CORE, e.id, place) for place, e in enumerate(entries) if e.kind == CORE]
         kinds = [kind.name.lower() for kind in LISTS]
-        return Context((*core, *best_passages(entries, kinds, question, self._rows.method.top_k)))
+        return Context((*core, *self._ranking.best_passages(entries, kinds, question, self._rows.method.top_k)))
 
     def entries(self) -> Sequence[Entry]:
-        state, decode = self._rows.state(self._row), self._rows.tokenizer.decode
-        core = decode(memory_core(state))
-        found = [Entry("core", CORE, core, -1)] if core else []
-        items = memory_items(state)
-        return found + [Entry(str(i.id), i.type.name.lower(), decode(i.tokens), i.last_chunk) for i in items]
+        if self._entries is None:
+            state, decode = self._rows.state(self._row), self._rows.tokenizer.decode
+            core = decode(memory_core(state))
+            items = memory_items(state)
+            self._entries = [Entry("core", CORE, core, -1)] if core else []
+            self._entries += [Entry(str(i.id), i.type.name.lower(), decode(i.tokens), i.last_chunk) for i in items]
+        return self._entries
 
     @property
     def memory_tokens(self) -> int:

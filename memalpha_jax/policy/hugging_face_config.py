@@ -46,27 +46,27 @@ def policy_config(values: Mapping[str, Any], file: Path, dtype: str = "float32")
     """The same from the parsed content of `file`, which error messages name."""
     architecture = _architecture(values, file)
     _refuse(values, architecture, file)
-    width, heads = _size(values, "hidden_size", file), _size(values, "num_attention_heads", file)
-    kv_heads = _size(values, "num_key_value_heads", file, default=heads)
+    width, heads = read_size(values, "hidden_size", file), read_size(values, "num_attention_heads", file)
+    kv_heads = read_size(values, "num_key_value_heads", file, default=heads)
     default = QWEN3_HEAD_DIM if architecture == QWEN3 else width // heads
-    head_dim = _size(values, "head_dim", file, default=default)
+    head_dim = read_size(values, "head_dim", file, default=default)
     if heads % kv_heads:
         raise UserError(f"{file}: num_attention_heads, {heads}, is not a multiple of num_key_value_heads, {kv_heads}")
     if head_dim % 2:
         raise UserError(f"{file}: head_dim is {head_dim}; rotary positions need an even number")
-    positions = _size(values, "max_position_embeddings", file)
+    positions = read_size(values, "max_position_embeddings", file)
     theta, yarn = _rotary(values, positions, file)
     return PolicyConfig(
-        vocab_size=_size(values, "vocab_size", file),
+        vocab_size=read_size(values, "vocab_size", file),
         width=width,
-        layers=_size(values, "num_hidden_layers", file),
+        layers=read_size(values, "num_hidden_layers", file),
         heads=heads,
         kv_heads=kv_heads,
         head_dim=head_dim,
-        ff=_size(values, "intermediate_size", file),
+        ff=read_size(values, "intermediate_size", file),
         rope_theta=theta,
         yarn=yarn,
-        norm_eps=_number(values, "rms_norm_eps", file),
+        norm_eps=read_number(values, "rms_norm_eps", file),
         tied_embeddings=_switch(values, "tie_word_embeddings", file),
         qk_norm=architecture == QWEN3,
         attention_bias=architecture == QWEN2,
@@ -169,7 +169,7 @@ def _rotary(values: Mapping[str, Any], positions: int, file: Path) -> tuple[floa
     share = rope.get("partial_rotary_factor", values.get("partial_rotary_factor", 1.0))
     if share not in (1, None):
         raise UserError(f"{file}: partial_rotary_factor is {share!r}; only whole heads are rotated here")
-    theta = _number(rope if "rope_theta" in rope else values, "rope_theta", file)
+    theta = read_number(rope if "rope_theta" in rope else values, "rope_theta", file)
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "default":
         return theta, YarnConfig()
@@ -182,22 +182,22 @@ def _yarn(rope: Mapping[str, Any], outside: Any, positions: int, section: str, f
     """As transformers' `_compute_yarn_parameters` reads it; `outside`: the top-level original length, which wins."""
     where = Path(f"{file}: {section}")
     name = "original_max_position_embeddings"
-    original = _size({name: rope.get(name) if outside is None else outside}, name, where, default=positions)
-    factor = positions / original if rope.get("factor") is None else _number(rope, "factor", where)
+    original = read_size({name: rope.get(name) if outside is None else outside}, name, where, default=positions)
+    factor = positions / original if rope.get("factor") is None else read_number(rope, "factor", where)
     if factor < 1:
         raise UserError(f"{where}: factor is {factor}; YaRN makes contexts longer, so it must be at least 1")
     scale = 0.0
     if rope.get("attention_factor") is not None:
-        scale = _number(rope, "attention_factor", where)
+        scale = read_number(rope, "attention_factor", where)
     elif rope.get("mscale") and rope.get("mscale_all_dim"):
-        mscales = (_number(rope, key, where) for key in ("mscale", "mscale_all_dim"))
+        mscales = (read_number(rope, key, where) for key in ("mscale", "mscale_all_dim"))
         top, bottom = (0.1 * mscale * math.log(factor) + 1 for mscale in mscales)
         scale = top / bottom
     return YarnConfig(
         factor=factor,
         original_positions=original,
-        beta_fast=_number(rope, "beta_fast", where) if rope.get("beta_fast") else 32.0,
-        beta_slow=_number(rope, "beta_slow", where) if rope.get("beta_slow") else 1.0,
+        beta_fast=read_number(rope, "beta_fast", where) if rope.get("beta_fast") else 32.0,
+        beta_slow=read_number(rope, "beta_slow", where) if rope.get("beta_slow") else 1.0,
         attention_factor=scale,
         truncate=bool(rope.get("truncate", True)),
     )
@@ -209,14 +209,16 @@ def _present(values: Mapping[str, Any], key: str, where: Path) -> Any:
     return values[key]
 
 
-def _size(values: Mapping[str, Any], key: str, where: Path, default: int | None = None) -> int:
+def read_size(values: Mapping[str, Any], key: str, where: Path, default: int | None = None) -> int:
+    """A whole number above 0 of a config.json; UserError where it is none, or absent without a default."""
     value = default if default is not None and values.get(key) is None else _present(values, key, where)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UserError(f"{where}: {key} is {value!r}; expected a whole number of at least 1")
     return value
 
 
-def _number(values: Mapping[str, Any], key: str, where: Path) -> float:
+def read_number(values: Mapping[str, Any], key: str, where: Path) -> float:
+    """A number above 0 of a config.json; UserError where it is none, or absent."""
     value = _present(values, key, where)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise UserError(f"{where}: {key} is {value!r}; expected a number above 0")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ matplotlib.use("Agg")  # no display; must come before pyplot
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from memalpha_jax.report.curves import accuracy_series, reward_series, smooth
 from memalpha_jax.report.tables import ALL, Row, ordered
 
 COLOURS = {
@@ -21,13 +21,6 @@ COLOURS = {
     "random_chooser": "#f9ab00",
     "oracle": "#188038",
     "bm25_rag": "#c5221f",
-}
-_REWARDS = {
-    "total": "total",
-    "r1": "r1 answers",
-    "r2": "r2 calls succeed",
-    "r3": "r3 compression",
-    "r4": "r4 right list",
 }
 
 
@@ -52,37 +45,16 @@ def draw_curves(metrics: Sequence[Mapping[str, Any]], rows: Sequence[Row], sourc
         plt.close(figure)
 
 
-def series(metrics: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
-    """Steps and finite values of one key."""
-    points = [(m["step"], m[key]) for m in metrics if isinstance(m.get(key), (int, float))]
-    points = [(step, value) for step, value in points if math.isfinite(value)]
-    return [step for step, _ in points], [value for _, value in points]
-
-
-def smooth(values: Sequence[float], keep: float = 0.8) -> list[float]:
-    """Exponential moving average, unbiased at the start."""
-    smoothed, total, weight = [], 0.0, 0.0
-    for value in values:
-        total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
-        smoothed.append(total / weight)
-    return smoothed
-
-
 def _reward_panel(axis: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
-    for name, label in _REWARDS.items():
-        keys = [key for key in (f"reward/{name}", f"reward/all/{name}") if any(key in m for m in metrics)]
-        steps, values = series(metrics, keys[0]) if keys else ([], [])
-        if steps:
-            (line,) = axis.plot(steps, smooth(values), label=label, linewidth=2)
-            axis.plot(steps, values, color=line.get_color(), alpha=0.25, linewidth=1)
+    for label, (steps, values) in reward_series(metrics).items():
+        (line,) = axis.plot(steps, smooth(values), label=label, linewidth=2)
+        axis.plot(steps, values, color=line.get_color(), alpha=0.25, linewidth=1)
     _finish(axis, "Reward while training, smoothed; components before weighting", "GRPO step", "reward")
 
 
 def _accuracy_panel(axis: Axes, metrics: Sequence[Mapping[str, Any]], rows: Sequence[Row]) -> None:
-    keys = sorted({key for m in metrics for key in m if key.startswith("eval/") and key.endswith("accuracy")})
-    for key in keys:
-        steps, values = series(metrics, key)
-        colour = COLOURS["trained"] if key == keys[0] else None
+    for i, (key, (steps, values)) in enumerate(accuracy_series(metrics).items()):
+        colour = COLOURS["trained"] if i == 0 else None
         axis.plot(steps, [100 * v for v in values], marker="o", color=colour, label=f"{key}, while training")
     lengths = _lengths(rows)
     for row in rows:

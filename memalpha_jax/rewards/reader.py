@@ -74,8 +74,8 @@ def asks_label(question: str, data_source: str) -> bool:
 
 
 @lru_cache(maxsize=512)
-def _index(items: tuple[str, ...]) -> Bm25Index:
-    return Bm25Index(items)
+def _index(items: tuple[str, ...]) -> Bm25Index[int]:
+    return Bm25Index(enumerate(items))
 
 
 def retrieve(query: ReaderQuery, top_k: int) -> ReaderQuery:
