@@ -13,10 +13,15 @@ Expected time: two days on eight H200, by arithmetic and not measured: 2,560 rep
 reply tokens (assumed), at 40 % of 600 TFLOP/s and half of the bandwidth of memory and links, take 12 minutes.
 Published score: 0.642 on validation (printed; the mean of its seven cells is 0.619), 0.592 on MemoryAgentBench.
 
+The published reader and judge are Qwen3-32B behind a server, thinking off. With one that has OpenAI's interface (vLLM,
+SGLang) add
+    --config.rewards.reader.kind=openai --config.rewards.reader.chat.base_url=http://HOST:8000/v1
+    --config.rewards.reader.chat.model=Qwen/Qwen3-32B --config.rewards.judge.kind=openai
+    --config.rewards.judge.chat.base_url=http://HOST:8000/v1 --config.rewards.judge.chat.model=Qwen/Qwen3-32B
+Without it answers come from the extractive reader and verdicts from the rules judge.
 What is not as published yet: the data is one source, SQuAD's official training file or your own records
-(--config.episodes.source=jsonl --config.episodes.path=FILE), not the eight of the paper; and answers come from the
-extractive reader and verdicts from the rules judge, not from Qwen3-32B. Until both are here the scores above are what
-this run aims at, not what it prints.
+(--config.episodes.source=jsonl --config.episodes.path=FILE), not the eight of the paper. Until it is here the scores
+above are what this run aims at, not what it prints.
 
 Paper and released code differ in two places, and this file follows the paper, whose equations and tables it is to be
 compared with: replies are averaged call by call, and there is no KL term. The released script is
@@ -78,6 +83,17 @@ def get_config():
     config.rewards.repeat_cost = 0.0
     config.rewards.one_value = False
     config.rewards.published_scores = True
+
+    # How the reader and the judge are asked, once their kind is a language model (see above).
+    no_thinking = '{"chat_template_kwargs": {"enable_thinking": false}}'
+    config.rewards.reader.budget = 30_000
+    config.rewards.reader.reply_tokens = 2048
+    config.rewards.reader.temperature = 0.7
+    config.rewards.reader.chat.extra_body = no_thinking
+    config.rewards.reader.chat.context_tokens = 40_960
+    config.rewards.judge.reply_tokens = 512
+    config.rewards.judge.temperature = 0.1
+    config.rewards.judge.chat.extra_body = no_thinking
 
     # Learning. 205 steps are what was reported; 5 epochs of 562 episodes, as reported too, would be 88.
     config.grpo.episodes = 32

@@ -32,8 +32,10 @@ from memalpha_jax.memory.state import (
     unstack,
 )
 from memalpha_jax.policy.tokenizer import Tokenizer
+from memalpha_jax.rewards.judge import Grader
 from memalpha_jax.rewards.metrics import score
-from memalpha_jax.rewards.reader import Reader, ReaderQuery
+from memalpha_jax.rewards.reader import Reader, ReaderQuery, every_answer
+from memalpha_jax.rewards.reward import score_answers
 from memalpha_jax.rollout.rollout import Engine, trajectory_keys
 from memalpha_jax.rollout.scripted import Writer, script_replies
 from memalpha_jax.rollout.steps import StepRecord, Steps
@@ -175,12 +177,38 @@ def memory_query(question: str, memory: WrittenMemory, data_source: str) -> Read
 def answer_from_memories(
     episodes: Sequence[Episode], memories: Sequence[WrittenMemory], reader: Reader
 ) -> list[list[float]]:
-    """Scores in [0, 1], per episode and question, of answers from the memories alone."""
-    queries = [
-        [memory_query(q.question, memory, episode.data_source) for q in episode.questions]
+    """Scores in [0, 1], per episode and question, of answers from the memories alone.
+
+    Raises:
+      UserError: an answer failed for good, or is one that no rule scores.
+    """
+    return _scores(episodes, _memory_queries(episodes, memories), reader)
+
+
+def accuracy_from_memories(
+    episodes: Sequence[Episode], memories: Sequence[WrittenMemory], reader: Reader, grader: Grader | None
+) -> float:
+    """Mean over episodes of the mean score of their questions; what failed for good is left out.
+
+    Raises:
+      UserError: nothing is left, or a source needs a grader and there is none.
+    """
+    queries = _memory_queries(episodes, memories)
+    flat = [query for own in queries for query in own]
+    golds = [question.answer for episode in episodes for question in episode.questions]
+    scores = iter(score_answers(flat, reader.answer(flat), golds, grader=grader))
+    kept = [[score for _, score in zip(own, scores, strict=False) if score is not None] for own in queries]
+    means = [float(np.mean(own)) for own in kept if own]
+    if not means:
+        raise UserError("no held-out question has an answer; see the warnings above for the reason")
+    return float(np.mean(means))
+
+
+def _memory_queries(episodes: Sequence[Episode], memories: Sequence[WrittenMemory]) -> list[list[ReaderQuery]]:
+    return [
+        [memory_query(question.question, memory, episode.data_source) for question in episode.questions]
         for episode, memory in zip(episodes, memories, strict=True)
     ]
-    return _scores(episodes, queries, reader)
 
 
 def answer_from_chunks(episodes: Sequence[Episode], reader: Reader, chunks: int = RAG_CHUNKS) -> list[list[float]]:
@@ -205,7 +233,7 @@ def stream_tokens(episode: Episode, tokenizer: Tokenizer) -> int:
 
 
 def _scores(episodes: Sequence[Episode], queries: Sequence[Sequence[ReaderQuery]], reader: Reader) -> list[list[float]]:
-    answers = iter(reader.answer([query for rows in queries for query in rows]))
+    answers = iter(every_answer(reader, [query for rows in queries for query in rows]))
     return [
         [score(episode.data_source, next(answers), question.answer) for question in episode.questions]
         for episode in episodes

@@ -11,6 +11,7 @@ from typing import Any
 from absl import flags, logging
 from ml_collections import config_dict
 
+from memalpha_jax.chat.config import HOW_ASKED
 from memalpha_jax.config import to_dict
 from memalpha_jax.config_checks import check_config
 from memalpha_jax.distributed import is_first
@@ -110,8 +111,11 @@ class Config:
         check_config(self)
 
 
-MAY_CHANGE = ("run", "evaluation", "grpo.steps")
-"""What a workdir may be continued with besides the config that made it."""
+MAY_CHANGE = (
+    *("run", "evaluation", "grpo.steps"),
+    *(f"rewards.{who}.chat.{name}" for who in ("reader", "judge", "grader") for name in (*HOW_ASKED, "base_url")),
+)
+"""What a workdir may be continued with besides the config that made it; a server may have moved."""
 
 
 def open_run(config: Config) -> Workdir:

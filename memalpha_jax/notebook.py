@@ -20,7 +20,7 @@ from memalpha_jax.errors import UserError
 from memalpha_jax.memory.ops import hash_tokens
 from memalpha_jax.memory.state import LISTS, MemoryConfig, MemoryState, MemoryType, empty_memory, grow_for
 from memalpha_jax.policy.tokenizer import Tokenizer
-from memalpha_jax.rewards.reader import ExtractiveReader, Reader, ReaderQuery
+from memalpha_jax.rewards.reader import ExtractiveReader, Reader, ReaderQuery, every_answer
 from memalpha_jax.workdir import atomic_write
 
 FORMAT = "memalpha_jax memory, version 1"
@@ -156,7 +156,7 @@ def ask(book: Notebook, question: str, reader: Reader | None = None) -> Answer:
     """What the memory answers: from a sentence with all words of the question, else from the nearest one."""
     lists = (book.texts(MemoryType.EPISODIC), book.texts(MemoryType.SEMANTIC))
     queries = [ReaderQuery(question, book.core, *lists, data_source=rule) for rule in ("generated", "")]
-    exact, near = (reader or ExtractiveReader()).answer(queries)
+    exact, near = every_answer(reader or ExtractiveReader(), queries)
     return Answer(exact or near, bool(exact))
 
 

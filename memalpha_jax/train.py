@@ -75,6 +75,9 @@ def train(config: Config, workdir: Workdir) -> None:
                 stopped_by = "".join(dict.fromkeys(gather(stop.name)))  # all processes leave at the same step
                 if stopped_by or is_due(step, config.run.save_every, total):
                     trainer.save(checkpoints, step)
+                if stopped_by or step == total:
+                    for usage in trainer.models.usage():
+                        logging.info("%s", usage)
                 if stopped_by:
                     say(f"{stopped_by}: saved step {step} of {total}; the same command goes on from there")
                     return

@@ -16,6 +16,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
+from memalpha_jax.chat.make import ChatModels
 from memalpha_jax.checkpoints import Checkpoints, abstract
 from memalpha_jax.comparison import greedy_engine
 from memalpha_jax.config import to_dict
@@ -26,7 +27,7 @@ from memalpha_jax.episodes.iterator import EpisodeIterator
 from memalpha_jax.episodes.schedule import Head, Schedule, heads_of, parse_weights
 from memalpha_jax.episodes.sources import load_episodes
 from memalpha_jax.errors import UserError
-from memalpha_jax.evaluation import PolicyWriter, answer_from_memories
+from memalpha_jax.evaluation import PolicyWriter, accuracy_from_memories
 from memalpha_jax.experiment import Config
 from memalpha_jax.grpo.advantages import group_advantages, group_ids
 from memalpha_jax.grpo.learner import init_state, update
@@ -40,9 +41,8 @@ from memalpha_jax.policy.optimizer import make_optimizer
 from memalpha_jax.policy.policy import Policy, load_policy, resolve
 from memalpha_jax.policy.sharding import check_rows, make_mesh, own_part, own_rows, place, row_shards, tree_shardings
 from memalpha_jax.report.traces import trace_records
-from memalpha_jax.rewards.judge import RulesJudge
+from memalpha_jax.rewards.make import make_grader, make_judge, make_reader
 from memalpha_jax.rewards.metrics import score
-from memalpha_jax.rewards.reader import ExtractiveReader
 from memalpha_jax.rewards.reward import reward_metrics
 from memalpha_jax.rewards.scoring import Scorer, of_all_rows
 from memalpha_jax.rollout.collect import chunk_room, make_collector
@@ -114,10 +114,17 @@ def check_shards(config: Config, mesh: Mesh) -> None:
             )
 
 
-def check_sources(sources: Iterable[str]) -> None:
+def check_sources(sources: Iterable[str], graded: bool) -> None:
     """Raises UserError for a data source whose answers cannot be scored, before the step that draws it."""
     for source in dict.fromkeys(sources):
-        score(source, "", "any")
+        score(source, "", "any", verdict="no" if graded else None)
+
+
+def _no_path() -> Policy:
+    raise UserError(
+        "a local reader, judge or grader is a model that training leaves alone: set its chat.path to a checkpoint or a "
+        "Hugging Face model"
+    )
 
 
 class Trainer:
@@ -139,11 +146,17 @@ class Trainer:
         self.held_out = list(load_episodes(config.episodes, "eval", count)[: config.run.evaluate_episodes])
         heads = heads_of(episodes)
         self.sources = [head.source for head in heads]
-        check_sources([*self.sources, *(episode.data_source for episode in self.held_out)])
+        graded = config.rewards.grader.kind != "none"
+        check_sources([*self.sources, *(episode.data_source for episode in self.held_out)], graded)
         self.iterator = self._feed(episodes, heads)
         self.collect = make_collector(self.engine, config.grpo.group, config.seed)
-        reader = ExtractiveReader(one_value=config.rewards.one_value)
-        self.scorer = Scorer(engine, self.tokenizer, config.rewards, reader, RulesJudge())
+        self.models = ChatModels(_no_path, count)
+        reader, _ = make_reader(config.rewards.reader, self.models, config.rewards.one_value)
+        self.held_out_reader, _ = make_reader(config.rewards.reader, self.models, one_value=True)
+        self.grader, _ = make_grader(config.rewards.grader, self.models)
+        judge = make_judge(config.rewards.judge, self.models)
+        self.models.check()
+        self.scorer = Scorer(engine, self.tokenizer, config.rewards, reader, judge, self.grader)
         self.optimizer = make_optimizer(config.grpo.optimizer, config.grpo.steps * config.grpo.minibatches)
         trained, base = split_params(self.policy, start.params, config.seed)
         state = init_state(trained, self.optimizer)
@@ -263,9 +276,8 @@ class Trainer:
     def evaluate(self) -> dict[str, float]:
         """Greedy accuracy on a few held-out episodes, for the curve."""
         memories = self.writer.write(self.params(), self.held_out)
-        scores = answer_from_memories(self.held_out, memories, ExtractiveReader(one_value=True))
         return {
-            "eval/accuracy": float(np.mean([np.mean(own) for own in scores])),
+            "eval/accuracy": accuracy_from_memories(self.held_out, memories, self.held_out_reader, self.grader),
             "eval/memory_tokens": float(np.mean([memory.tokens for memory in memories])),
         }
 

@@ -20,7 +20,8 @@ from memalpha_jax.leaderboard.store import Store
 from memalpha_jax.methods.bm25_rag import Bm25Rag
 from memalpha_jax.methods.long_context import LongContext
 from memalpha_jax.methods.method import CORE, EPISODIC, SEMANTIC, Context, Entry, Operation, Passage, WriteRecord
-from memalpha_jax.methods.ranking import best_passages
+from memalpha_jax.methods.retrieval import RetrievalConfig, make_retrieval
+from memalpha_jax.rewards.make import Named
 from memalpha_jax.rewards.reader import ExtractiveReader
 
 KINDS = (SEMANTIC, EPISODIC)
@@ -52,6 +53,7 @@ class ScriptedMemory:
     def __init__(self, method: Scripted):
         self.method, self._entries, self._chunk, self._next = method, {}, -1, 0
         self._rng = np.random.default_rng(zlib.crc32(method.name.encode()))
+        self._ranking = make_retrieval(RetrievalConfig()).open()
 
     def write(self, chunk: str) -> WriteRecord:
         self._chunk += 1
@@ -81,7 +83,7 @@ class ScriptedMemory:
     def read(self, question: str) -> Context:
         entries = self.entries()
         core = tuple(Passage(e.text, CORE, e.id, i) for i, e in enumerate(entries) if e.kind == CORE)
-        return Context((*core, *best_passages(entries, KINDS, question, self.method.top_k)))
+        return Context((*core, *self._ranking.best_passages(entries, KINDS, question, self.method.top_k)))
 
     def entries(self) -> Sequence[Entry]:
         return list(self._entries.values())
@@ -148,11 +150,13 @@ def make_workdir(
     (policy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in training_metrics()))
     (root / "length.json").write_text(json.dumps(length_study()))
     config = LeaderboardConfig(policy=PolicyChoice(str(policy)), report=ReportConfig(traces), bootstrap=500)
-    made = run.Parts({m.name: m for m in methods}, episodes, ExtractiveReader(one_value=True), "extractive", count)
+    name = Named("extractive", "the extractive reader")
+    made = run.Parts({m.name: m for m in methods}, episodes, ExtractiveReader(one_value=True), name, count)
     store = Store(root)
     cells = run.run(config, made, store)
     results = summary.summarise(cells, store, count, config.bootstrap)
     results["about"] = {method.name: method.about for method in methods}
+    results |= {"reader": made.reader_name.about, "grader": made.grader_name.about}
     (root / "results.json").write_text(json.dumps(results))
     page.write_page(config, cells, store, results)
     return results

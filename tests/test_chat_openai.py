@@ -27,7 +27,7 @@ KEY = "sk-this-is-secret"
 
 
 def config(url: str, **changes) -> ChatConfig:
-    quick = ChatConfig("openai", base_url=url, model="m", backoff_s=0.002, timeout_s=0.2, deadline_s=5.0)
+    quick = ChatConfig(kind="openai", base_url=url, model="m", backoff_s=0.002, timeout_s=0.2, deadline_s=5.0)
     return dataclasses.replace(quick, **{"start_timeout_s": 0.5, **changes})
 
 
@@ -261,10 +261,10 @@ def test_a_kill_loses_no_reply_that_was_kept(tmp_path):
 def test_a_cache_that_is_none_is_told(tmp_path):
     (tmp_path / FILE).write_bytes(b"this is no database at all, however long it is" * 50)
     with pytest.raises(UserError, match=r"replies\.sqlite cannot be used"):
-        ReplyCache(tmp_path)
+        ReplyCache(tmp_path).get("key")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot create"):
-        ReplyCache(tmp_path / "file")
+        ReplyCache(tmp_path / "file").put("key", Completion("text"))
 
 
 @pytest.mark.parametrize(

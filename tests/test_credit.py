@@ -113,6 +113,43 @@ def test_payments_average_to_the_published_score(data):
         assert not paid_T[:earliest].any()  # nothing is owed to chunks before any evidence
 
 
+class PickyReader(LengthReader):
+    """Does not answer questions of more than one character, and says no to others."""
+
+    def answer(self, queries):
+        return [
+            None if len(query.question) > 1 else "no" if query.question == "!" else a
+            for query, a in zip(queries, super().answer(queries), strict=True)
+        ]
+
+
+@pytest.mark.parametrize("credit", ["gain", "episode"])
+def test_failed_answers_are_left_out(rolled, credit):
+    after, trajectory = rolled
+
+    def episodes(*asked: str) -> list[Episode]:
+        return [
+            Episode(
+                f"e{n}",
+                "generated",
+                ("text",) * chunks,
+                tuple(Question(question, characters(after[-1][n]), evidence=(0,)) for question in asked),
+            )
+            for n, chunks in enumerate(NUM_CHUNKS.tolist())
+        ]
+
+    own = scorer(credit)
+    own.reader = PickyReader()
+    arguments = np.full(N, 10), np.arange(N)
+    rewards, _, answers = own.score(trajectory, episodes("?", "fails", "!", "fails"), *arguments)
+    without, _, _ = own.score(trajectory, episodes("?", "!"), *arguments)
+    np.testing.assert_array_equal(rewards.total_NT, without.total_NT)
+    np.testing.assert_array_equal(rewards.r1_N, np.full(N, 0.5))
+    assert answers == [[characters(after[-1][n]), None, "no", None] for n in range(N)]
+    with pytest.raises(UserError, match="none of the 2 questions of episode 'e0'"):
+        own.score(trajectory, episodes("fails", "fails"), *arguments)
+
+
 def test_an_unknown_credit_is_refused():
     with pytest.raises(UserError, match=r"rewards\.credit is 'chunk'; use 'episode' or 'gain'"):
         RewardConfig(credit="chunk")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from memalpha_jax.episodes.episode import Episode, Question
 from memalpha_jax.errors import UserError
 from memalpha_jax.leaderboard import episodes, run, summary
-from memalpha_jax.leaderboard.config import EpisodeChoice, LeaderboardConfig, ReaderConfig
+from memalpha_jax.leaderboard.config import EpisodeChoice, LeaderboardConfig
 from memalpha_jax.leaderboard.store import Store, key_of
 from memalpha_jax.leaderboard.tables import results_markdown
 from memalpha_jax.leaderboard.write import changes, write_episodes
@@ -24,6 +24,8 @@ from memalpha_jax.methods.long_context import LongContext
 from memalpha_jax.methods.method import Context, Entry, Passage
 from memalpha_jax.methods.registry import METHODS, check_known
 from memalpha_jax.report.statistics import question_interval
+from memalpha_jax.rewards.config import ReaderConfig
+from memalpha_jax.rewards.make import Named
 from memalpha_jax.rewards.reader import ExtractiveReader, ReaderQuery
 
 
@@ -64,7 +66,7 @@ def parts(reader: CountingReader, episodes_per_source: int = 3) -> run.Parts:
         methods={"bm25_rag": Bm25Rag(1, count), "long_context": LongContext(14, count)},
         episodes={s: [make_episode(10 * k + n) for n in range(episodes_per_source)] for k, s in enumerate("ab")},
         reader=reader,
-        reader_identity="extractive",
+        reader_name=Named("extractive", "the extractive reader"),
         count_tokens=count,
     )
 
@@ -76,7 +78,8 @@ def results(root: Path, reader: CountingReader, **settings) -> dict:
     made = parts(reader, **settings)
     store = Store(root)
     found = summary.summarise(run.run(CONFIG, made, store), store, count, bootstrap=200)
-    return {**found, "about": {name: method.about for name, method in made.methods.items()}}
+    names = {"reader": made.reader_name.about, "grader": made.grader_name.about}
+    return {**found, **names, "about": {name: method.about for name, method in made.methods.items()}}
 
 
 def test_the_table_is_what_a_loop_over_questions_gives(tmp_path):

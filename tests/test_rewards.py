@@ -344,7 +344,7 @@ def test_applied_calls_decodes_each_text_once():
 def test_score_answers_sends_only_judged_sources_to_the_grader():
     class Grader:
         def replies(self, queries):
-            assert [(query.question, query.gold, query.answer) for query in queries] == [("when", "x; y", " 3 May")]
+            assert [tuple(query) for query in queries] == [("when", ("x", "y"), " 3 May")]
             return ["Yes."]
 
     queries = [ReaderQuery("where", data_source="squad"), ReaderQuery("when", data_source="longmemeval_s*")]

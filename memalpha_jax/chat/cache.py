@@ -17,22 +17,31 @@ _WAIT_S = 60.0
 
 
 class ReplyCache:
-    """`get` and `put` by key. A reply that was put is there after a kill at any moment."""
+    """`get` and `put` by key. A reply that was put is there after a kill at any moment.
+
+    Both raise UserError where the folder cannot hold such a file, or holds one that is none.
+    """
 
     def __init__(self, folder: Path):
-        """Raises UserError where `folder` cannot hold such a file, or holds one that is none."""
+        """Nothing is made before it is needed."""
         self._path, self._lock = folder / FILE, threading.Lock()
-        with disk_errors(f"cannot create {folder}"):
-            folder.mkdir(parents=True, exist_ok=True)
-        with self._errors():
-            self._connection = sqlite3.connect(self._path, timeout=_WAIT_S, check_same_thread=False)
-            self._connection.execute("PRAGMA journal_mode=WAL")  # a writer keeps nobody from reading
-            self._connection.execute("PRAGMA synchronous=NORMAL")  # whole in any case; only a power cut loses the last
-            self._connection.execute(
+        self._opened: sqlite3.Connection | None = None
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        if self._opened is None:
+            with disk_errors(f"cannot create {self._path.parent}"):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+            opened = sqlite3.connect(self._path, timeout=_WAIT_S, check_same_thread=False)
+            opened.execute("PRAGMA journal_mode=WAL")  # a writer keeps nobody from reading
+            opened.execute("PRAGMA synchronous=NORMAL")  # whole in any case; only a power cut loses the last
+            opened.execute(
                 "CREATE TABLE IF NOT EXISTS replies "
                 "(key TEXT PRIMARY KEY, text TEXT NOT NULL, prompt_tokens INTEGER, completion_tokens INTEGER)"
             )
-            self._connection.commit()
+            opened.commit()
+            self._opened = opened
+        return self._opened
 
     def get(self, key: str) -> Completion | None:
         """The reply to the request of this key, None where there is none yet."""

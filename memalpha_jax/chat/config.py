@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from memalpha_jax.errors import UserError
 
+HOW_ASKED = (
+    *("api_key_env", "concurrency", "timeout_s", "deadline_s", "backoff_s", "backoff_max_s", "start_timeout_s"),
+    *("cache", "batch_tokens", "price_prompt", "price_completion"),
+)
+"""The settings of a model that no reply depends on."""
+
 
 @dataclass(frozen=True)
-class ChatConfig:
-    """A language model: of this process, or behind an address.
+class ModelConfig:
+    """A language model, of this process or behind an address.
 
     Attributes:
-      kind: "local" is the policy of this run, in this process; "openai" any server with that interface.
-      context_tokens: prompt and reply together, at most; a local policy's own limit holds where it is lower.
-      batch_tokens, seed: local: slots of one batch, and of sampled replies.
+      context_tokens: prompt and reply together, at most; a local model's own limit holds where it is lower.
+      path, batch_tokens, seed: local: a workdir, a checkpoint or a Hugging Face model, "" is the policy of this run;
+        slots of one batch; of sampled replies.
       base_url, model: of the server, such as http://localhost:8000/v1 and the name it serves the model by.
       api_key_env: environment variable that holds the server's key; where it is not set, none is sent.
       extra_body: JSON object of further fields for every request, such as
@@ -27,12 +33,12 @@ class ChatConfig:
       backoff_s, backoff_max_s: the longest wait before the second attempt, doubled with every other, and its limit; a
         server's own Retry-After holds where it is longer.
       start_timeout_s: how long a server that does not answer is tried before anything else is done.
-      cache: folder of the replies so far; "" is one in the workdir, where there is one.
+      cache: folder of the replies so far; "" is one in the workdir of an evaluation, and none in training.
       price_prompt, price_completion: of a million tokens; 0 leaves out the cost.
     """
 
-    kind: Literal["local", "openai"] = "local"
     context_tokens: int = 32_768
+    path: str = ""
     batch_tokens: int = 65_536
     seed: int = 0
     base_url: str = ""
@@ -57,10 +63,25 @@ class ChatConfig:
             if getattr(self, name) < 0:
                 raise UserError(f"{name} is {getattr(self, name)}; it must not be negative")
         extra_fields(self.extra_body)
+
+
+@dataclass(frozen=True)
+class ChatConfig(ModelConfig):
+    """`kind`: "local" is a policy in this process; "openai" any server with that interface."""
+
+    kind: Literal["local", "openai"] = "local"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if self.kind == "openai":
             check_address(self.base_url)
             if not self.model:
                 raise UserError("kind is 'openai', but no model is named; set model to the name the server has for it")
+
+
+def chat_config(kind: Literal["local", "openai"], model: ModelConfig) -> ChatConfig:
+    """The model as one of that kind; UserError where what the kind needs is missing."""
+    return ChatConfig(**{field.name: getattr(model, field.name) for field in fields(ModelConfig)}, kind=kind)
 
 
 def check_address(url: str) -> None:

@@ -10,7 +10,7 @@ from memalpha_jax.chat.local import LocalChat
 from memalpha_jax.chat.model import ChatModel
 from memalpha_jax.chat.openai import OpenAIChat
 from memalpha_jax.episodes.chunkers import CountTokens
-from memalpha_jax.policy.policy import Policy
+from memalpha_jax.policy.policy import Policy, load_policy
 
 CACHE = "chat"
 """The folder of kept replies in a workdir."""
@@ -19,27 +19,31 @@ CACHE = "chat"
 class ChatModels:
     """The models of one run: one for each config, however many ask for it."""
 
-    def __init__(self, policy: Callable[[], Policy], count_tokens: CountTokens, cache: Path | None):
-        """`policy`: what "local" is. `cache`: of servers whose config names none; None keeps no replies."""
+    def __init__(self, policy: Callable[[], Policy], count_tokens: CountTokens, cache: Path | None = None):
+        """`policy`: what is local without a path. `cache`: of servers whose config names none."""
         self._policy, self._count_tokens, self._cache = policy, count_tokens, cache
         self._made: dict[ChatConfig, ChatModel] = {}
 
     def get(self, config: ChatConfig) -> ChatModel:
-        """
-        Raises:
-          ChatError: a server that does not answer now.
-        """
+        """The model of a config; a server is not asked anything yet."""
         if config not in self._made:
             self._made[config] = self._make(config)
         return self._made[config]
 
     def _make(self, config: ChatConfig) -> ChatModel:
         if config.kind == "local":
-            return LocalChat(self._policy(), config.context_tokens, config.batch_tokens, config.seed)
-        server = OpenAIChat(config, self._count_tokens, Path(config.cache) if config.cache else self._cache)
-        server.check()
-        return server
+            policy = load_policy(config.path) if config.path else self._policy()
+            return LocalChat(policy, config.context_tokens, config.batch_tokens, config.seed)
+        return OpenAIChat(config, self._count_tokens, Path(config.cache) if config.cache else self._cache)
+
+    def check(self) -> None:
+        """Asks every server one small thing; ChatError, within seconds, where one does not answer."""
+        for model in self._servers():
+            model.check()
 
     def usage(self) -> list[str]:
         """A sentence for each server that was asked."""
-        return [str(model.usage) for model in self._made.values() if isinstance(model, OpenAIChat)]
+        return [str(model.usage) for model in self._servers()]
+
+    def _servers(self) -> list[OpenAIChat]:
+        return [model for model in self._made.values() if isinstance(model, OpenAIChat)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import time
@@ -26,6 +27,7 @@ from memalpha_jax.chat.model import ChatError, ChatRequest, Completion
 CONNECT_S = 10.0
 MOST_BYTES = 1 << 26
 _PASSING = (408, 425, 429)
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of every request
 
 
 class Again(Exception):

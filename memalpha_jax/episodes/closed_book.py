@@ -10,7 +10,7 @@ from typing import Any
 from memalpha_jax.episodes.episode import Episode
 from memalpha_jax.errors import UserError
 from memalpha_jax.rewards import metrics
-from memalpha_jax.rewards.reader import Reader, ReaderQuery
+from memalpha_jax.rewards.reader import Reader, ReaderQuery, every_answer
 
 WORLD_KNOWLEDGE = ("squad", "hotpotqa")
 """The sources whose questions are about the world, so that a language model may know the answer."""
@@ -48,7 +48,7 @@ def load_reader(name: str) -> Reader:
 def without_known(episode: Episode, reader: Reader) -> Episode:
     """The episode without the questions that `reader` answers from an empty memory; it may have none left."""
     queries = [ReaderQuery(question.question, data_source=episode.data_source) for question in episode.questions]
-    answers = reader.answer(queries)
+    answers = every_answer(reader, queries)
     kept = tuple(
         question
         for question, answer in zip(episode.questions, answers, strict=True)

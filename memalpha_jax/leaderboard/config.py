@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from ml_collections import config_dict
 
@@ -14,6 +14,7 @@ from memalpha_jax.errors import UserError
 from memalpha_jax.methods.config import MethodConfig
 from memalpha_jax.methods.registry import METHODS, check_known
 from memalpha_jax.methods.retrieval import RetrievalConfig
+from memalpha_jax.rewards.config import GraderConfig, ReaderConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,20 +46,6 @@ class EpisodeChoice:
 
 
 @dataclasses.dataclass(frozen=True)
-class ReaderConfig:
-    """How answers are read off, the same for every method.
-
-    Attributes:
-      kind: "extractive" (deterministic, embedded), or an LLM: `chat` says which.
-      budget: tokens that a reader is shown of a memory at most.
-    """
-
-    kind: Literal["extractive", "chat"] = "extractive"
-    budget: int = 30000
-    chat: ChatConfig = ChatConfig()
-
-
-@dataclasses.dataclass(frozen=True)
 class ReportConfig:
     """traces: episodes of each source that `report.html` lets one step through; the page grows with them."""
 
@@ -75,6 +62,8 @@ class LeaderboardConfig:
 
     Attributes:
       methods: by name, see `memalpha_jax.methods.registry`. sources: as `memalpha_jax.prepare --list` has them.
+      chat: the language model of the methods that need one. reader, grader: who answers, and who grades the answers
+        that no rule scores; the same for every method.
       batch: episodes that a method writes side by side.
       bootstrap: resamples of the intervals.
       published: score by the published rules, quirks included.
@@ -88,6 +77,7 @@ class LeaderboardConfig:
     retrieval: RetrievalConfig = RetrievalConfig()
     chat: ChatConfig = ChatConfig()
     reader: ReaderConfig = ReaderConfig()
+    grader: GraderConfig = GraderConfig(kind="rules")
     report: ReportConfig = ReportConfig()
     batch: int = 16
     bootstrap: int = 2000

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import json
+from pathlib import Path
 from typing import Any
 
 from absl import logging
 
+from memalpha_jax.chat.config import HOW_ASKED
+from memalpha_jax.chat.make import CACHE, ChatModels
 from memalpha_jax.config import build, to_dict
 from memalpha_jax.episodes.generated import WorldConfig
 from memalpha_jax.errors import UserError
@@ -19,10 +22,14 @@ from memalpha_jax.leaderboard.tables import results_markdown
 from memalpha_jax.methods import registry
 from memalpha_jax.methods.retrieval import make_retrieval
 from memalpha_jax.policy.policy import Policy, load_policy
-from memalpha_jax.rewards.reader import ExtractiveReader
+from memalpha_jax.rewards.make import make_grader, make_reader
+from memalpha_jax.rewards.metrics import score
 from memalpha_jax.workdir import atomic_write, exclusive, open_workdir
 
-MAY_CHANGE = ("methods", "sources", "episodes.episodes", "bootstrap", "report")
+MAY_CHANGE = (
+    *("methods", "sources", "episodes.episodes", "bootstrap", "report"),
+    *(f"{section}.{name}" for section in ("chat", "reader.chat", "grader.chat") for name in HOW_ASKED),
+)
 """What a workdir may be continued with: stored results stay what they are."""
 
 
@@ -40,11 +47,16 @@ def evaluate_methods(values: Any, path: str) -> None:
     logging.set_verbosity(logging.INFO)
     workdir = open_workdir(path, to_dict(config), may_change=MAY_CHANGE)
     with exclusive(workdir):
-        parts = make_parts(config)
+        parts, models = make_parts(config, workdir.root / CACHE)
         store = Store(workdir.root)
-        cells = run.run(config, parts, store)
+        try:
+            cells = run.run(config, parts, store)
+        finally:
+            for usage in models.usage():
+                logging.info("%s", usage)
         results = summary.summarise(cells, store, parts.count_tokens, config.bootstrap)
         results["about"] = {method.name: method.about for method in parts.methods.values()}
+        results |= {"reader": parts.reader_name.about, "grader": parts.grader_name.about}
         markdown = results_markdown(results)
         atomic_write(workdir.root / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
         atomic_write(workdir.root / "results.md", markdown)
@@ -54,8 +66,11 @@ def evaluate_methods(values: Any, path: str) -> None:
     print(f"report  {report}")
 
 
-def make_parts(config: LeaderboardConfig) -> run.Parts:
-    """Everything a run needs, from its settings; no model is loaded that no method asks for."""
+def make_parts(config: LeaderboardConfig, cache: Path | None = None) -> tuple[run.Parts, ChatModels]:
+    """Everything a run needs, from its settings; no model is loaded that nothing asks for.
+
+    `cache`: folder for the replies of servers.
+    """
     policy = load_policy(config.policy.path)
 
     @functools.cache
@@ -63,21 +78,26 @@ def make_parts(config: LeaderboardConfig) -> run.Parts:
         return len(policy.tokenizer.encode(text))
 
     retrieval = make_retrieval(config.retrieval)
-    made = registry.Parts(config.method, lambda: policy, lambda: _chat(config, policy), count_tokens, retrieval)
+    models = ChatModels(lambda: policy, count_tokens, cache)
+    made = registry.Parts(config.method, lambda: policy, lambda: models.get(config.chat), count_tokens, retrieval)
     world = _world(policy)
-    return run.Parts(
+    reader, reader_name = make_reader(config.reader, models, one_value=True)
+    grader, grader_name = make_grader(config.grader, models)
+    parts = run.Parts(
         methods={name: registry.make(name, made) for name in config.methods},
         episodes={s: episodes.load(s, config.episodes, world, count_tokens) for s in config.sources},
-        reader=ExtractiveReader(one_value=True),
-        reader_identity="extractive",
+        reader=reader,
+        reader_name=reader_name,
         count_tokens=count_tokens,
+        grader=grader,
+        grader_name=grader_name,
+        check=models.check,
     )
+    for source in {episode.data_source for found in parts.episodes.values() for episode in found}:
+        score(source, "", "any", verdict="no" if grader else None)  # a source that cannot be scored is told now
+    return parts, models
 
 
 def _world(policy: Policy) -> WorldConfig:
     """The generated world the policy was trained on."""
     return build(WorldConfig, policy.run_config.get("episodes", {}).get("world", {}), "config.episodes.world")
-
-
-def _chat(config: LeaderboardConfig, policy: Policy) -> Any:
-    raise UserError("not yet")

@@ -27,7 +27,7 @@ def write_page(config: LeaderboardConfig, cells: Sequence[Cell], store: Store, r
     text = page(
         results,
         traced_episodes(cells, store, config.report.traces),
-        facts=_facts(config),
+        facts=_facts(config, results),
         lengths=read_lengths(store.root / "length.json"),
         metrics=read_metrics(metrics) if metrics.is_file() else (),
     )
@@ -41,7 +41,11 @@ def traced_episodes(cells: Sequence[Cell], store: Store, episodes: int) -> list[
         own = [cell for cell in cells if cell.source == source]
         for i, episode in enumerate(own[0].episodes[:episodes]):
             traces = [
-                Trace(cell.method, store.read_memory(cell.memories[i]), store.read_answers(cell.answers[i]))
+                Trace(
+                    cell.method,
+                    store.read_memory(cell.memories[i]),
+                    store.all_answers(cell.answers[i], len(episode.questions)),
+                )
                 for cell in own
             ]
             found.append(TracedEpisode(source, episode, traces))
@@ -62,12 +66,11 @@ def read_lengths(path: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda entry: entry["length_tokens"])
 
 
-def _facts(config: LeaderboardConfig) -> dict[str, str]:
+def _facts(config: LeaderboardConfig, results: Mapping[str, Any]) -> dict[str, str]:
     """What was the same for every method."""
-    chat = config.reader.chat
-    llm = chat.model if chat.kind == "openai" else "the policy's own model"
     return {
-        "reader": "extractive" if config.reader.kind == "extractive" else llm,
+        "reader": results["reader"],
+        "graded, where no rule scores, by": results["grader"],
         "shown to the reader": f"at most {config.reader.budget:,} tokens",
         "scoring": "published rules, quirks included" if config.published else "one rule per source, see README",
         "intervals": f"95 %, bootstrap over questions, {config.bootstrap:,} resamples",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -17,8 +17,12 @@ from memalpha_jax.leaderboard.store import Store, episode_key, key_of
 from memalpha_jax.leaderboard.write import write_episodes
 from memalpha_jax.methods.context import fit, reader_query
 from memalpha_jax.methods.method import Method, Passage
-from memalpha_jax.rewards.metrics import score
+from memalpha_jax.rewards.judge import Grader
+from memalpha_jax.rewards.make import NO_GRADER, Named
+from memalpha_jax.rewards.metrics import needs_grader
 from memalpha_jax.rewards.reader import Reader
+from memalpha_jax.rewards.reward import score_answers
+from memalpha_jax.rewards.rouge import references, rouge_l
 
 ANSWERS_AT_ONCE = 64
 
@@ -36,13 +40,22 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """reader_identity: tells its answers from another reader's."""
+    """What a comparison is made of.
+
+    Attributes:
+      grader: None where there is none, which does for sources whose answers a rule scores.
+      reader_name, grader_name: tell their answers and grades from another's.
+      check: called before the first thing that is left to do; raises UserError where it cannot be done.
+    """
 
     methods: Mapping[str, Method]
     episodes: Mapping[str, Sequence[Episode]]
     reader: Reader
-    reader_identity: str
+    reader_name: Named
     count_tokens: CountTokens
+    grader: Grader | None = None
+    grader_name: Named = NO_GRADER
+    check: Callable[[], None] = lambda: None
 
 
 def run(config: LeaderboardConfig, parts: Parts, store: Store) -> list[Cell]:
@@ -52,6 +65,8 @@ def run(config: LeaderboardConfig, parts: Parts, store: Store) -> list[Cell]:
         for name in parts.methods
         for source, episodes in parts.episodes.items()
     ]
+    if not all(_is_finished(cell, store) for cell in cells):
+        parts.check()
     progress = Progress(sum(len(cell.episodes) for cell in cells))
     for cell in cells:
         for at in range(0, len(cell.episodes), config.batch):
@@ -64,9 +79,20 @@ def run(config: LeaderboardConfig, parts: Parts, store: Store) -> list[Cell]:
 
 
 def _cell(config: LeaderboardConfig, parts: Parts, name: str, source: str, episodes: tuple[Episode, ...]) -> Cell:
+    reader, grader = parts.reader_name.identity, parts.grader_name.identity
     memories = tuple(key_of(parts.methods[name].identity, config.reader.budget, episode_key(e)) for e in episodes)
-    answers = tuple(key_of(memory, parts.reader_identity, config.published) for memory in memories)
+    answers = tuple(
+        key_of(memory, reader, grader if needs_grader(e.data_source) else "", config.published)
+        for memory, e in zip(memories, episodes, strict=True)
+    )
     return Cell(name, source, episodes, memories, answers)
+
+
+def _is_finished(cell: Cell, store: Store) -> bool:
+    return all(map(store.has_memory, cell.memories)) and all(
+        len(store.read_answers(key)) == len(episode.questions)
+        for key, episode in zip(cell.answers, cell.episodes, strict=True)
+    )
 
 
 def _write_group(config: LeaderboardConfig, parts: Parts, store: Store, cell: Cell, group: slice) -> None:
@@ -83,30 +109,39 @@ def _write_group(config: LeaderboardConfig, parts: Parts, store: Store, cell: Ce
 def _answer(parts: Parts, store: Store, cell: Cell, i: int, published: bool) -> None:
     """Answers and scores what is left of one episode's questions."""
     episode, key = cell.episodes[i], cell.answers[i]
-    given = len(store.read_answers(key))
-    if given == len(episode.questions):
+    given = store.read_answers(key)
+    if len(given) == len(episode.questions):
         return
     record = store.read_memory(cell.memories[i])
-    for at in range(given, len(episode.questions), ANSWERS_AT_ONCE):
-        chosen = range(at, min(at + ANSWERS_AT_ONCE, len(episode.questions)))
-        store.add_answers(key, list(_answers(parts.reader, episode, record, chosen, published)))
+    for at in range(0, len(episode.questions), ANSWERS_AT_ONCE):
+        batch = range(at, min(at + ANSWERS_AT_ONCE, len(episode.questions)))
+        chosen = [q for q in batch if q not in given]
+        if chosen:
+            store.add_answers(key, _answers(parts, episode, record, chosen, published))
 
 
 def _answers(
-    reader: Reader, episode: Episode, record: Mapping[str, Any], chosen: Sequence[int], published: bool
-) -> Iterator[dict[str, Any]]:
-    """One line per chosen question."""
-    contexts = [record["contexts"][q] for q in chosen]
-    asked = [q for q, context in zip(chosen, contexts, strict=True) if context["answer"] is None]
+    parts: Parts, episode: Episode, record: Mapping[str, Any], chosen: Sequence[int], published: bool
+) -> dict[int, dict[str, Any]]:
+    """Of the chosen questions those whose answer and score did not fail for good."""
+    questions = [episode.questions[q] for q in chosen]
     queries = [
-        reader_query(passages_of(record, record["contexts"][q]), episode.questions[q].question, episode.data_source)
-        for q in asked
+        reader_query(passages_of(record, record["contexts"][q]), question.question, episode.data_source)
+        for q, question in zip(chosen, questions, strict=True)
     ]
-    read = dict(zip(asked, reader.answer(queries), strict=True))
-    for q, context in zip(chosen, contexts, strict=True):
-        answer = context["answer"] if context["answer"] is not None else read[q]
-        question = episode.questions[q]
-        yield {"answer": answer, "score": score(episode.data_source, answer, question.answer, published)}
+    answers = [record["contexts"][q]["answer"] for q in chosen]
+    asked = [n for n, answer in enumerate(answers) if answer is None]
+    for n, answer in zip(asked, parts.reader.answer([queries[n] for n in asked]), strict=True):
+        answers[n] = answer
+    golds = [question.answer for question in questions]
+    scores = score_answers(queries, answers, golds, published=published, grader=parts.grader)
+    found: dict[int, dict[str, Any]] = {}
+    for q, question, answer, score in zip(chosen, questions, answers, scores, strict=True):
+        if score is not None:
+            found[q] = {"answer": answer, "score": score}
+            if people_wrote := references(episode, question):
+                found[q]["rouge_l"] = rouge_l(answer, people_wrote)
+    return found
 
 
 def passages_of(record: Mapping[str, Any], context: Mapping[str, Any]) -> list[Passage]:

@@ -1,7 +1,8 @@
 """What a comparison has done so far, on disk: one file for each written memory, one for the answers from it.
 
     WORKDIR/memories/KEY.json      a record of `write.py`, whole or absent
-    WORKDIR/answers/KEY.jsonl      one line for each question answered so far
+    WORKDIR/answers/KEY.jsonl      one line for each question answered so far: its number as `at`, answer, score, and
+                                   rouge_l where people answered it at length
 
 A key is made of everything that the content depends on, so that nothing stale is ever used again.
 """
@@ -12,13 +13,16 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from memalpha_jax.episodes.episode import Episode
 from memalpha_jax.errors import UserError
 from memalpha_jax.workdir import atomic_write, disk_errors
+
+FAILED: Mapping[str, Any] = {"answer": None, "score": None}
+"""In place of an answer that failed for good. It is not stored, so the next call asks again."""
 
 
 def key_of(*parts: Any) -> str:
@@ -57,25 +61,31 @@ class Store:
         except (OSError, ValueError) as error:
             raise UserError(f"cannot read {path}: {error}; delete it, and the same command makes it again") from error
 
-    def read_answers(self, key: str) -> list[dict[str, Any]]:
-        """The answers given so far; a last line that was cut off in the middle is dropped from the file."""
+    def read_answers(self, key: str) -> dict[int, dict[str, Any]]:
+        """The answers given so far, by question; a last line that was cut off in the middle is dropped."""
         path = self.answers_file(key)
         if not path.exists():
-            return []
+            return {}
         with disk_errors(f"cannot read {path}"):
             data = path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
         try:
-            answers = [json.loads(line) for line in whole.splitlines()]
-        except ValueError as error:
+            lines = [json.loads(line) for line in whole.splitlines()]
+            answers = {line.pop("at"): line for line in lines}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"cannot read {path}: {error}; delete it, and its answers are asked for again") from error
         if len(whole) < len(data):
             atomic_write(path, whole)
         return answers
 
-    def add_answers(self, key: str, answers: Sequence[Mapping[str, Any]]) -> None:
+    def all_answers(self, key: str, questions: int) -> list[Mapping[str, Any]]:
+        """One answer per question; FAILED for those that have none."""
+        answers = self.read_answers(key)
+        return [answers.get(at, FAILED) for at in range(questions)]
+
+    def add_answers(self, key: str, answers: Mapping[int, Mapping[str, Any]]) -> None:
         path = self.answers_file(key)
-        lines = "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers)
+        lines = "".join(json.dumps({"at": at, **one}, ensure_ascii=False) + "\n" for at, one in answers.items())
         with disk_errors(f"cannot write {path}"):
             path.parent.mkdir(parents=True, exist_ok=True)
             with open(path, "ab") as handle:

@@ -1,11 +1,12 @@
 """From what was stored to the one results file: rows, averages, differences, and every question with its answer.
 
 rows: method, source, episodes, questions, failed, accuracy, ci_low, ci_high, memory_tokens, stream_tokens,
-  write_calls and read_calls (of a language model, per chunk and per question), tokens (of these models, per chunk)
+  write_calls and read_calls (of a language model, per chunk and per question), tokens (of these models, per chunk),
+  rouge_l (a mean as accuracy is; None where nobody answered at length)
 averages: method, accuracy (the plain mean of the method's cells), cells
 differences: method, baseline, source, difference, ci_low, ci_high (paired, over questions)
 episodes: method, source, instance_id, memory (key of its record), memory_tokens, and `questions`: question, kind,
-  gold, answer, score, retrieved ([kind, id, score, chunk, text])
+  gold, answer, score, rouge_l (of summaries), retrieved ([kind, id, score, chunk, text])
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ def summarise(cells: Sequence[Cell], store: Store, count_tokens: CountTokens, bo
     episodes, rows, scores = [], [], {}
     for cell in cells:
         records = [store.read_memory(key) for key in cell.memories]
-        answers = [store.read_answers(key) for key in cell.answers]
+        answers = [store.all_answers(key, len(e.questions)) for key, e in zip(cell.answers, cell.episodes, strict=True)]
         scores[cell.method, cell.source] = [[a["score"] for a in given] for given in answers]
-        rows.append(_row(cell, records, scores[cell.method, cell.source], count_tokens, bootstrap))
+        row = _row(cell, records, scores[cell.method, cell.source], count_tokens, bootstrap)
+        rows.append({**row, "rouge_l": _rouge_l(answers)})
         episodes += [_episode(cell, i, records[i], answers[i]) for i in range(len(cell.episodes))]
     return {
         "rows": rows,
@@ -68,6 +70,12 @@ def _row(
         "read_calls": sum(c["calls"] for record in records for c in record["contexts"]) / questions,
         "tokens": (total("prompt_tokens") + total("reply_tokens")) / chunks,
     }
+
+
+def _rouge_l(answers: Sequence[Sequence[Mapping[str, Any]]]) -> float | None:
+    own = [[answer["rouge_l"] for answer in given if "rouge_l" in answer] for given in answers]
+    means = [np.mean(values) for values in own if values]
+    return float(np.mean(means)) if means else None
 
 
 def _interval(name: str, estimate: Estimate | None) -> dict[str, float | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from memalpha_jax.report.tables import interval, markdown_table, percent
@@ -30,8 +30,10 @@ def results_markdown(results: Mapping[str, Any]) -> str:
         "",
         table(_accuracy, lambda method: percent(averages[method])),
         "",
+        f"Answers by: {results['reader']}. Answers that no rule scores are graded by: {results['grader']}.",
         "The average is the plain mean of the cells printed.",
         "",
+        *_rouge(rows),
         "## Memory, in tokens",
         "",
         table(lambda row: f"{row['memory_tokens']:.0f}", memory),
@@ -42,8 +44,19 @@ def results_markdown(results: Mapping[str, Any]) -> str:
     ]
     failed = sum(row["failed"] for row in rows)
     if failed:
-        parts += ["", f"**{failed} answers failed for good and are left out of the means.**"]
+        left_out = f"**{failed} answers failed for good and are left out of the means; the same command asks again.**"
+        parts[2:2] = [left_out, ""]
     return "\n".join(parts) + "\n"
+
+
+def _rouge(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A table for the sources whose questions people answered at length."""
+    found = [[row["method"], row["source"], percent(row["rouge_l"])] for row in rows if row["rouge_l"] is not None]
+    return (
+        ["## ROUGE-L of summaries, in %", "", markdown_table(["method", "source", "ROUGE-L"], found), ""]
+        if found
+        else []
+    )
 
 
 def _accuracy(row: Mapping[str, Any]) -> str:

@@ -52,4 +52,4 @@ def reader_query(passages: Sequence[Passage], question: str, data_source: str) -
     core = "\n".join(passage.text for passage in ordered if passage.kind == CORE)
     episodic = tuple(passage.text for passage in ordered if passage.kind == EPISODIC)
     rest = tuple(passage.text for passage in ordered if passage.kind not in (CORE, EPISODIC))
-    return ReaderQuery(question, core, episodic, rest, data_source)
+    return ReaderQuery(question, core, episodic, rest, data_source, retrieved=True)

@@ -19,7 +19,7 @@ def trace_records(
     trajectory: Trajectory,
     episodes_N: Sequence[Episode],
     rewards: Rewards,
-    answers: Sequence[Sequence[str]],
+    answers: Sequence[Sequence[str | None]],
     tokenizer: Tokenizer,
     every: int,
 ) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 from memalpha_jax.errors import UserError
 from memalpha_jax.memory.state import MemoryType
+from memalpha_jax.rewards import metrics
 from memalpha_jax.rewards.text import FUNCTION_WORDS, TimeExpression, sentence, time_expressions
 
 MIN_WORDS = 3
@@ -68,17 +69,31 @@ class Judge(Protocol):
 
 
 class GradeQuery(NamedTuple):
-    """An answer to be graded against its gold by an LLM (sources for which `metrics.needs_grader` holds)."""
+    """An answer to be graded against its gold answers (sources for which `metrics.needs_grader` holds)."""
 
     question: str
-    gold: str
+    golds: tuple[str, ...]
     answer: str
 
 
 class Grader(Protocol):
-    """Grades answers: one reply per query whose first word is yes or no; raises `JudgeError` when down."""
+    """Grades answers."""
 
-    def replies(self, queries: Sequence[GradeQuery]) -> list[str]: ...
+    def replies(self, queries: Sequence[GradeQuery]) -> Sequence[str | None]:
+        """One reply per query, in order, whose first word is yes or no; None where there is none for good."""
+        ...
+
+
+@dataclass(frozen=True)
+class RulesGrader:
+    """A grader made of a rule: a normalised gold answer inside the normalised answer is right.
+
+    It is deterministic and offline, and stricter than a language model: other words for the same are wrong.
+    """
+
+    def replies(self, queries: Sequence[GradeQuery]) -> list[str]:
+        """ "yes" or "no" for each query."""
+        return ["yes" if metrics.gold_inside(query.answer, query.golds) else "no" for query in queries]
 
 
 @dataclass(frozen=True)

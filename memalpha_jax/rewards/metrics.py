@@ -38,8 +38,14 @@ def boxed(text: str) -> str | None:
 
 
 def golds(gold: Gold) -> list[str]:
-    """A gold answer as a list of acceptable strings; an empty one raises `UserError`."""
-    values = [gold] if isinstance(gold, (str, int, float)) else list(gold)
+    """A gold answer as a list of acceptable strings; an empty one, or one that is no text, raises `UserError`."""
+    values = list(gold) if isinstance(gold, (list, tuple)) else [gold]
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise UserError(
+                f"the gold answer {gold!r} holds {value!r}, a {type(value).__name__}; it must be a string, a number, "
+                "or a list of such"
+            )
     texts = [str(value) for value in values if str(value).strip()]
     if not texts:
         raise UserError(f"the gold answer {gold!r} is empty, so nothing can be scored against it; drop that question")
@@ -48,7 +54,7 @@ def golds(gold: Gold) -> list[str]:
 
 def keywords(gold: Gold) -> list[str]:
     """Keyword golds, a list or one comma-separated string, lower-cased."""
-    parts = gold.split(",") if isinstance(gold, str) else [str(value) for value in golds(gold)]
+    parts = gold.split(",") if isinstance(gold, str) else golds(gold)
     return golds([part.strip().lower() for part in parts])
 
 
@@ -59,9 +65,14 @@ def _first_gold_inside(answer: str, gold: Gold, published: bool) -> float:
 
 def _normalised_gold_inside(answer: str, gold: Gold, published: bool) -> float:
     """ruler_*, factconsolidation: a normalised gold inside the normalised answer, the best of all golds."""
+    return float(gold_inside(answer, golds(gold)))
+
+
+def gold_inside(answer: str, gold_texts: Sequence[str]) -> bool:
+    """Whether one of the golds, normalised, is a substring of the normalised answer."""
     inside = normalise(answer)
     # A gold made only of articles or punctuation normalises to "", which every string contains.
-    return float(any((normalise(one) or one.strip().lower()) in inside for one in golds(gold)))
+    return any((normalise(one) or one.strip().lower()) in inside for one in gold_texts)
 
 
 def _parts_found(answer: str, gold: Gold, published: bool) -> float:

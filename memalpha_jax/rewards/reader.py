@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple, Protocol
 
+from memalpha_jax.errors import UserError
 from memalpha_jax.memory.retrieval import Bm25Index
 from memalpha_jax.rewards import metrics
 from memalpha_jax.rewards.text import (
@@ -34,19 +35,42 @@ _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 
 @dataclass(frozen=True)
 class ReaderQuery:
-    """A question and the memory it is put to: texts (lists in insertion order), and the question's source."""
+    """A question and the memory it is put to: texts (lists in insertion order), and the question's source.
+
+    `retrieved`: these are what somebody chose for the question, all of it to be read as it is.
+    """
 
     question: str
     core: str = ""
     episodic: tuple[str, ...] = ()
     semantic: tuple[str, ...] = ()
     data_source: str = ""
+    retrieved: bool = False
 
 
 class Reader(Protocol):
-    """Answers a batch of questions, one string each, in order."""
+    """Answers questions."""
 
-    def answer(self, queries: list[ReaderQuery]) -> list[str]: ...
+    def answer(self, queries: list[ReaderQuery]) -> Sequence[str | None]:
+        """One answer per query, in order; None where there is none for good, which is not a wrong answer."""
+        ...
+
+
+def every_answer(reader: Reader, queries: list[ReaderQuery]) -> list[str]:
+    """The answers, for uses that cannot do without one; UserError where there is none for good."""
+    answers = reader.answer(queries)
+    given = [answer for answer in answers if answer is not None]
+    if len(given) < len(queries):
+        raise UserError(
+            f"the reader gave no answer to {len(queries) - len(given)} of {len(queries)} questions; see the warnings "
+            "above for the reason, and run the same command again"
+        )
+    return given
+
+
+def asks_label(question: str, data_source: str) -> bool:
+    r"""Whether the answer is the number of a class, `\boxed{n}`."""
+    return metrics.is_classification(data_source) or _LABEL_QUESTION.search(question) is not None
 
 
 @lru_cache(maxsize=512)
@@ -54,17 +78,17 @@ def _index(items: tuple[str, ...]) -> Bm25Index[int]:
     return Bm25Index(enumerate(items))
 
 
-def _top_items(items: tuple[str, ...], question: str, top_k: int) -> tuple[str, ...]:
-    return tuple(items[row] for row in _index(items).rank(question, top_k)) if items else ()
-
-
 def retrieve(query: ReaderQuery, top_k: int) -> ReaderQuery:
-    """The query with each list reduced to its `top_k` items by BM25, in score order (ties by insertion)."""
-    return replace(
-        query,
-        episodic=_top_items(query.episodic, query.question, top_k),
-        semantic=_top_items(query.semantic, query.question, top_k),
-    )
+    """The query with each list reduced to its `top_k` items by BM25, in score order (ties by insertion).
+
+    Lists that were chosen for the question already keep their own order.
+    """
+
+    def best(items: tuple[str, ...]) -> tuple[str, ...]:
+        rows = _index(items).rank(query.question, top_k) if items else []
+        return tuple(items[row] for row in (sorted(rows) if query.retrieved else rows))
+
+    return replace(query, episodic=best(query.episodic), semantic=best(query.semantic))
 
 
 @dataclass(frozen=True)
@@ -88,9 +112,9 @@ class ExtractiveReader:
         return [self._answer_one(query) for query in queries]
 
     def _answer_one(self, query: ReaderQuery) -> str:
-        question = _read_question(query.question, metrics.is_classification(query.data_source))
+        question = _read_question(query.question, asks_label(query.question, query.data_source))
         if not self.one_value and question.kind != "label":
-            found = retrieve(query, self.top_k)
+            found = query if query.retrieved else retrieve(query, self.top_k)
             return "\n".join(text for text in (found.core, *found.semantic, *found.episodic) if text)
         # The core comes last: moving a correction there must not hide the stale item it contradicts.
         evidence = _evidence(self._kept(query, query.semantic)) + _evidence(self._kept(query, query.episodic))
@@ -101,7 +125,7 @@ class ExtractiveReader:
 
     def _kept(self, query: ReaderQuery, items: tuple[str, ...]) -> tuple[str, ...]:
         """The retrieved items in insertion order; retrieval is skipped where it would keep everything."""
-        if len(items) <= self.top_k:
+        if query.retrieved or len(items) <= self.top_k:
             return items
         return tuple(items[row] for row in sorted(_index(items).rank(query.question, self.top_k)))
 
@@ -127,14 +151,14 @@ class _Question(NamedTuple):
 
 
 @lru_cache(maxsize=65536)
-def _read_question(question: str, classification: bool) -> _Question:
+def _read_question(question: str, label: bool) -> _Question:
     read = sentence(question)
     keys = {key.lower() for key in _KEY.findall(question)}
     asked = {word.lower() for pair in _ASKED_CLASS.findall(question) for word in pair}
     left_out = FUNCTION_WORDS | keys | asked
     content = tuple(word for word in read.words if word not in left_out)
     names = frozenset(name.lower() for name in _CAPITALISED.findall(question)) - left_out
-    if classification or _LABEL_QUESTION.search(question):
+    if label:
         kind, names = "label", frozenset()
     elif _WHEN.search(question):
         kind = "when"

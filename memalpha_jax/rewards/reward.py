@@ -14,6 +14,7 @@ import numpy as np
 
 from memalpha_jax.errors import UserError
 from memalpha_jax.rewards import metrics
+from memalpha_jax.rewards.config import GraderConfig, JudgeConfig, ReaderConfig
 from memalpha_jax.rewards.credit import CREDITS
 from memalpha_jax.rewards.duplicates import near_duplicates
 from memalpha_jax.rewards.judge import GradeQuery, Grader, Judge, JudgeError, JudgeQuery
@@ -42,6 +43,7 @@ class RewardConfig:
       judge_retries: further attempts when the judge fails, after waits of judge_wait_s, twice that, ...
       judge_failure: when it still fails, "fail" raises `JudgeError`; "mask" leaves r4 out for the groups
       concerned.
+      reader, judge, grader: who answers the questions, judges what was stored, and grades answers that no rule scores.
     """
 
     beta: float = 0.05
@@ -57,6 +59,9 @@ class RewardConfig:
     judge_retries: int = 2
     judge_wait_s: float = 1.0
     judge_failure: str = "fail"
+    reader: ReaderConfig = ReaderConfig()
+    judge: JudgeConfig = JudgeConfig()
+    grader: GraderConfig = GraderConfig()
 
     def __post_init__(self) -> None:
         if self.judge_failure not in ("fail", "mask"):
@@ -140,23 +145,32 @@ class Rewards:
 
 def score_answers(
     queries: Sequence[ReaderQuery],
-    answers: Sequence[str],
+    answers: Sequence[str | None],
     golds: Sequence[metrics.Gold],
     *,
     published: bool = False,
     grader: Grader | None = None,
-) -> list[float]:
-    """One score per answered question; answers of LLM-judged sources go to the grader in one batch."""
-    graded = [i for i, query in enumerate(queries) if metrics.needs_grader(query.data_source)]
-    verdicts: dict[int, str] = {}
+) -> list[float | None]:
+    """One score per question; None where its answer, or the grade of it, failed for good.
+
+    Answers of LLM-judged sources go to the grader in one batch.
+    """
+    graded = [
+        i
+        for i, (query, answer) in enumerate(zip(queries, answers, strict=True))
+        if answer is not None and metrics.needs_grader(query.data_source)
+    ]
+    verdicts: dict[int, str | None] = {}
     if graded and grader is not None:
         asked = [
-            GradeQuery(queries[i].question, "; ".join(metrics.golds(golds[i])), metrics.strip_thinking(answers[i]))
+            GradeQuery(queries[i].question, tuple(metrics.golds(golds[i])), metrics.strip_thinking(answers[i] or ""))
             for i in graded
         ]
         verdicts = dict(zip(graded, grader.replies(asked), strict=True))
     return [
-        metrics.score(query.data_source, answer, gold, published, verdicts.get(i))
+        None
+        if answer is None or (i in verdicts and verdicts[i] is None)
+        else metrics.score(query.data_source, answer, gold, published, verdicts.get(i))
         for i, (query, answer, gold) in enumerate(zip(queries, answers, golds, strict=True))
     ]
 

@@ -8,14 +8,16 @@ from dataclasses import dataclass, replace
 
 import jax
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh
 
 from memalpha_jax.episodes.episode import Episode, Question
+from memalpha_jax.errors import UserError
 from memalpha_jax.memory.state import MemoryState, MemoryType, empty_memory, memory_core, memory_items, unstack
 from memalpha_jax.policy.sharding import own_part, place_rows, whole
 from memalpha_jax.policy.tokenizer import Tokenizer
 from memalpha_jax.rewards.credit import gains, steps_asked
-from memalpha_jax.rewards.judge import Judge
+from memalpha_jax.rewards.judge import Grader, Judge
 from memalpha_jax.rewards.reader import Reader, ReaderQuery
 from memalpha_jax.rewards.reward import (
     AppliedCalls,
@@ -62,30 +64,45 @@ class _Asked:
 class Scorer:
     """Reads, scores and judges the trajectories of a step."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, config: RewardConfig, reader: Reader, judge: Judge | None):
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        config: RewardConfig,
+        reader: Reader,
+        judge: Judge | None,
+        grader: Grader | None = None,
+    ):
         self.engine, self.tokenizer, self.config = engine, tokenizer, config
-        self.reader, self.judge = reader, judge
+        self.reader, self.judge, self.grader = reader, judge, grader
         self._apply = jax.jit(functools.partial(apply_batch, engine))
 
     def score(
         self, trajectory: Trajectory, episodes_N: Sequence[Episode], chunk_tokens_N: np.ndarray, group_N: np.ndarray
-    ) -> tuple[Rewards, AppliedCalls, list[list[str]]]:
+    ) -> tuple[Rewards, AppliedCalls, list[list[str | None]]]:
         """Rewards of N trajectories, their calls, and the reader's answers from the final memories.
 
         Where the trajectories lie on several processes, these are those of this process, and N counts them only.
 
+        A question without an answer, or without a grade, for good is left out of r1; its final answer is None.
+
         Args:
           episodes_N: the episode of each trajectory. chunk_tokens_N: tokens of its chunks.
           group_N: the group of each trajectory, within which a failed judge masks r4 together.
+
+        Raises:
+          UserError: no question of a trajectory has an answer.
+          JudgeError: see `compute_rewards`.
         """
         trajectory = replace(trajectory, **own_part({name: getattr(trajectory, name) for name in _SCORED}))
         active_NT = trajectory.active_NT
         scores, answers = self._answered(trajectory, episodes_N)
+        questions_N, scores = _without_failed(episodes_N, scores)
         gains_NT = None
         if self.config.credit == "gain":
             gains_NT = np.zeros(active_NT.shape)
-            for n, (episode, scores_QT) in enumerate(zip(episodes_N, scores, strict=True)):
-                gains_NT[n, : scores_QT.shape[1]] = gains(episode.questions, scores_QT)
+            for n, (questions, scores_QT) in enumerate(zip(questions_N, scores, strict=True)):
+                gains_NT[n, : scores_QT.shape[1]] = gains(questions, scores_QT)
         applied = applied_calls(trajectory.calls, trajectory.statuses_NTK, self.tokenizer.decode)
         rewards = compute_rewards(
             [scores_QT[:, -1].tolist() for scores_QT in scores],
@@ -103,17 +120,17 @@ class Scorer:
 
     def _answered(
         self, trajectory: Trajectory, episodes_N: Sequence[Episode]
-    ) -> tuple[list[np.ndarray], list[list[str]]]:
-        """Per trajectory the scores [Q, T] (0 where nothing was asked) and the final answers."""
+    ) -> tuple[list[np.ndarray], list[list[str | None]]]:
+        """Per trajectory the scores [Q, T] (0 where nothing was asked, nan where it failed) and the final answers."""
         asked = list(self._asked(trajectory, episodes_N))
         queries = [one.query for one in asked]
         golds = [episodes_N[one.n].questions[one.q].answer for one in asked]
         answers = self.reader.answer(queries)
         scores = [np.zeros((len(episode.questions), len(episode.chunks))) for episode in episodes_N]
-        final = [[""] * len(episode.questions) for episode in episodes_N]
-        given = score_answers(queries, answers, golds, published=self.config.published_scores)
+        final: list[list[str | None]] = [[None] * len(episode.questions) for episode in episodes_N]
+        given = score_answers(queries, answers, golds, published=self.config.published_scores, grader=self.grader)
         for one, answer, score in zip(asked, answers, given, strict=True):
-            scores[one.n][one.q, one.t] = score
+            scores[one.n][one.q, one.t] = np.nan if score is None else score
             final[one.n][one.q] = answer  # the queries come in order of steps
         return scores, final
 
@@ -143,6 +160,27 @@ class Scorer:
                 memory, _ = self._apply(memory, calls, np.int32(t))
                 yield t, memory
         yield T - 1, trajectory.memory
+
+
+def _without_failed(
+    episodes_N: Sequence[Episode], scores: Sequence[np.ndarray]
+) -> tuple[list[list[Question]], list[np.ndarray]]:
+    """The questions, and their scores [Q, T], that were answered wherever they were asked."""
+    questions_N, kept_N, failed = [], [], 0
+    for n, (episode, scores_QT) in enumerate(zip(episodes_N, scores, strict=True)):
+        good_Q = np.isfinite(scores_QT).all(axis=1)
+        if not good_Q.any():
+            raise UserError(
+                f"none of the {len(good_Q)} questions of episode {episode.instance_id!r} (trajectory {n}) has an "
+                "answer and a grade; see the warnings above for the reason, then run the same command again"
+            )
+        failed += int((~good_Q).sum())
+        questions_N.append([question for question, good in zip(episode.questions, good_Q, strict=True) if good])
+        kept_N.append(scores_QT[good_Q])
+    if failed:
+        asked = sum(map(len, scores))
+        logging.warning("%d OF %d QUESTIONS HAVE NO ANSWER and are left out of the rewards of this step", failed, asked)
+    return questions_N, kept_N
 
 
 def of_all_rows(rewards: Rewards, applied: AppliedCalls, mesh: Mesh, N: int) -> tuple[Rewards, AppliedCalls]:
