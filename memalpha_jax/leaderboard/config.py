@@ -19,9 +19,22 @@ from memalpha_jax.rewards.config import GraderConfig, ReaderConfig
 
 @dataclasses.dataclass(frozen=True)
 class PolicyChoice:
-    """path: a workdir, a checkpoint or a Hugging Face model: writes for `memalpha`, and is the model "local"."""
+    """The policy that writes for `memalpha` and is the model "local".
+
+    Attributes:
+      path: a workdir, a checkpoint or a Hugging Face model.
+      prompt_tokens, reply_tokens: budgets in place of those it was trained with, where chunks are longer than in its
+        training; 0 keeps them.
+    """
 
     path: str = ""
+    prompt_tokens: int = 0
+    reply_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("prompt_tokens", "reply_tokens"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name} is {getattr(self, name)}; it must be 0 or more")
 
 
 @dataclasses.dataclass(frozen=True)

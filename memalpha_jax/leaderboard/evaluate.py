@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -15,7 +16,7 @@ from memalpha_jax.config import build, to_dict
 from memalpha_jax.episodes.generated import WorldConfig
 from memalpha_jax.errors import UserError
 from memalpha_jax.leaderboard import episodes, run, summary
-from memalpha_jax.leaderboard.config import LeaderboardConfig
+from memalpha_jax.leaderboard.config import LeaderboardConfig, PolicyChoice
 from memalpha_jax.leaderboard.page import write_page
 from memalpha_jax.leaderboard.store import Store
 from memalpha_jax.leaderboard.tables import results_markdown
@@ -71,7 +72,7 @@ def make_parts(config: LeaderboardConfig, cache: Path | None = None) -> tuple[ru
 
     `cache`: folder for the replies of servers.
     """
-    policy = load_policy(config.policy.path)
+    policy = _policy(config.policy)
 
     @functools.cache
     def count_tokens(text: str) -> int:
@@ -96,6 +97,17 @@ def make_parts(config: LeaderboardConfig, cache: Path | None = None) -> tuple[ru
     for source in {episode.data_source for found in parts.episodes.values() for episode in found}:
         score(source, "", "any", verdict="no" if grader else None)  # a source that cannot be scored is told now
     return parts, models
+
+
+def _policy(choice: PolicyChoice) -> Policy:
+    """The policy with the budgets that were chosen for it."""
+    policy = load_policy(choice.path)
+    rollout = dataclasses.replace(
+        policy.rollout,
+        prompt_tokens=choice.prompt_tokens or policy.rollout.prompt_tokens,
+        reply_tokens=choice.reply_tokens or policy.rollout.reply_tokens,
+    )
+    return dataclasses.replace(policy, rollout=rollout)
 
 
 def _world(policy: Policy) -> WorldConfig:
