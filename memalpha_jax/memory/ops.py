@@ -105,10 +105,12 @@ def apply_calls(
     end, status_K = jax.lax.scan(step, start, _split_calls(calls))
     core_S, core_len = _final_core(state, calls, end.core_call)
     rows = compact(end.rows, limits.items)
+    # Texts move only where a call has inserted or deleted one, or put one in the place of another, and at the end.
+    most_changes = 2 * num_calls + 2
     new_state = MemoryState(
         core_S=core_S,
         core_len=core_len,
-        arena_A=concatenate_segments(pool, rows.start_J, rows.length_J, limits.arena_tokens),
+        arena_A=concatenate_segments(pool, rows.start_J, rows.length_J, limits.arena_tokens, most_changes),
         length_I=rows.length_J,
         id_I=rows.id_J,
         type_I=rows.type_J,

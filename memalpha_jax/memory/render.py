@@ -94,7 +94,9 @@ def render_prompt(
       items and has been cut: the caller must refuse it.
     """
     pool = jnp.concatenate([tables.literals_F, state.core_S, state.arena_A, chunk_C])
-    if likest_k is None:
+    if not config.similar_items:
+        likest_k = jnp.zeros(0, jnp.int32)
+    elif likest_k is None:
         likest_k = similar_items(state, chunk_C, chunk_len, config.similar_items)
     items, counts = _candidates(state, likest_k, config), _count_items(state)
 
