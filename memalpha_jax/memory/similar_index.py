@@ -3,15 +3,17 @@
 A chunk asks for a few dozen terms, and only the items that hold one of them cost time, not all that is stored. Documents,
 terms, passages, scores and ties are those of `similar.py`; see there why both find the same rows.
 
-Postings lie in one table in the order of writing. All but the latest are also sorted by term; the latest are few and are
-searched one by one. A text that was replaced or deleted leaves its postings behind until the table is sorted anew.
+Postings lie in two parts: most are sorted by term, the latest follow in the order of writing and are looked through. The
+postings of a text that was replaced or deleted count 0 until all are sorted anew.
 
-Axes: D item ids from 0 (the memory's ids less one), T texts ever stored, P postings, U terms of one text.
+Axes: D item ids from 0 (the memory's ids less one), P postings, U terms.
 """
 
 from __future__ import annotations
 
 import collections
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,18 +23,17 @@ from memalpha_jax.memory.state import MemoryState, MemoryType, memory_items
 from memalpha_jax.tools.calls import SUCCESSES, CallBatch, CallKind
 
 LEAST_TAIL, TAIL_SHARE = 2048, 32
-"""The table is sorted anew when this many postings, and one in so many of all, are not sorted yet."""
-GONE = -1
+"""All is sorted anew when so many postings, and one in so many of all, are not sorted yet."""
 
 
 class SimilarIndex:
     """The items of one memory by the pairs of tokens in them."""
 
     def __init__(self) -> None:
-        self._items = _Table(text=np.int32, tokens=np.int32, ground=np.float32)  # by id; text GONE, ground -inf: no item
-        self._id_of_text = _Table(id=np.int32)
-        self._postings = _Table(term=np.int32, count=np.int32, text=np.int32)
-        self._sorted_terms, self._order = np.zeros(0, np.int32), np.zeros(0, np.int32)
+        self._terms_of: list[np.ndarray | None] = []  # by id; None where there is no item
+        self._items = _Table(tokens=np.float32, ground=np.float32)  # ground: 0, or -inf where there is no item
+        self._postings = _Table(term=np.int32, item=np.int32, count=np.float32)
+        self._sorted = 0
         self._frequency = np.zeros(1 << TOKEN_BITS, np.int32)
         self._terms_of_frequency = np.zeros(1, np.int32)
         self._alive, self._tokens = 0, 0
@@ -45,14 +46,15 @@ class SimilarIndex:
             index._skip_ids(item.id + 1)
             index._put(item.id - 1, np.asarray(item.tokens, np.int32))
         index._skip_ids(int(state.next_id))
+        index._sort()
         return index
 
     @property
     def nbytes(self) -> int:
-        """Bytes of everything kept."""
-        tables = (self._items, self._id_of_text, self._postings)
-        arrays = (self._sorted_terms, self._order, self._frequency, self._terms_of_frequency)
-        return sum(table.nbytes for table in tables) + sum(array.nbytes for array in arrays)
+        """Bytes of everything kept, as arrays."""
+        terms = sum(terms.nbytes for terms in self._terms_of if terms is not None)
+        counts = self._frequency.nbytes + self._terms_of_frequency.nbytes
+        return terms + counts + self._items.nbytes + self._postings.nbytes
 
     def apply(self, calls: CallBatch, status_K: np.ndarray) -> None:
         """Follows the calls of one reply [K] (numpy arrays) that had these statuses."""
@@ -67,7 +69,7 @@ class SimilarIndex:
                 self._remove(item)
             if kind != CallKind.DELETE:
                 self._put(item, tokens)
-        tail = len(self._postings) - len(self._order)
+        tail = len(self._postings) - self._sorted
         if tail > LEAST_TAIL and tail * TAIL_SHARE > len(self._postings):
             self._sort()
 
@@ -75,89 +77,106 @@ class SimilarIndex:
         """int32 [k]: the rows that `similar_items` gives for a chunk of these tokens."""
         if not self._alive:
             return np.full(k, -1, np.int32)
-        terms = _pairs(chunk)
-        size = max(PASSAGE_TOKENS, 2 * -(-len(terms) // MOST_PASSAGES))
-        starts = [w * (size // 2) for w in range(MOST_PASSAGES) if w == 0 or w * (size // 2) < len(terms)]
-        shares = self._shares(np.unique(terms))
+        term_U, asked_C = np.unique(_pairs(chunk), return_inverse=True)
+        found = self._shares(term_U)
         ground_D = self._items["ground"]
-        score_D, leads = np.full_like(ground_D, -np.inf), set()
-        for start in starts:
-            of_passage_D = ground_D.copy()
-            for term, times in collections.Counter(terms[start : start + size].tolist()).items():
-                item_P, share_P = shares[term]
-                of_passage_D[item_P] += times * share_P
-            leads.add(int(np.argmax(of_passage_D)))
-            np.maximum(score_D, of_passage_D, out=score_D)
-        found = _best_first(score_D, sorted(leads), k)
-        rows = [np.count_nonzero(np.isfinite(ground_D[:item])) for item in found]
+        # A passage is two halves, and half of it is half of the next.
+        half = max(PASSAGE_TOKENS, 2 * -(-len(chunk) // MOST_PASSAGES)) // 2
+        score_D, passage_D, leads = np.full_like(ground_D, -np.inf), np.empty_like(ground_D), set()
+        here_D, next_D = np.zeros_like(ground_D), np.zeros_like(ground_D)
+        _add_shares(here_D, asked_C[:half], found)
+        for start in range(0, max(1, len(chunk)), half):
+            next_D.fill(0)
+            _add_shares(next_D, asked_C[start + half : start + 2 * half], found)
+            np.add(here_D, next_D, out=passage_D)
+            passage_D += ground_D
+            leads.add(int(np.argmax(passage_D)))
+            np.maximum(score_D, passage_D, out=score_D)
+            here_D, next_D = next_D, here_D
+        best = _best_first(score_D, sorted(leads), k)
+        rows = [np.count_nonzero(np.isfinite(ground_D[:item])) for item in best]
         return np.array(rows + [-1] * (k - len(rows)), np.int32)
 
-    def _shares(self, terms: np.ndarray) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    def _shares(self, term_U: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Of each term: the items that hold it, and what it adds to their scores, float32."""
-        low, high = np.searchsorted(self._sorted_terms, terms), np.searchsorted(self._sorted_terms, terms, "right")
-        tail_P = self._postings["term"][len(self._order) :]
-        one, weights = np.float32(1), self._weights(terms)
-        found = {}
-        for term, a, b, weight in zip(terms.tolist(), low, high, weights, strict=True):
-            at = np.concatenate([self._order[a:b], len(self._order) + np.flatnonzero(tail_P == term)])
-            text_P = self._postings["text"][at]
-            item_P = self._id_of_text["id"][text_P]
-            current = self._items["text"][item_P] == text_P
-            item_P, tf_P = item_P[current], self._postings["count"][at[current]].astype(np.float32)
-            length_P = self._items["tokens"][item_P].astype(np.float32)
-            norm_P = np.float32(K1) * (one - np.float32(B) + np.float32(B) * length_P * self._alive / self._tokens)
-            share_P = np.round(weight * (tf_P * np.float32(K1 + 1) / (tf_P + norm_P)) * SHARES) / SHARES
-            found[term] = item_P, share_P.astype(np.float32)
+        norm_D = K1 * (1 - B + B * self._items["tokens"] * self._alive / self._tokens)
+        found = []
+        for (item_P, count_P), weight in zip(self._find(term_U), self._weights(term_U), strict=True):
+            # The order of operations is that of `similar.build_postings`, in single precision as there.
+            share_P = count_P * (K1 + 1) / (count_P + norm_D[item_P])
+            share_P *= weight
+            share_P *= SHARES
+            np.round(share_P, out=share_P)
+            share_P /= SHARES
+            found.append((item_P, share_P))
         return found
 
-    def _weights(self, terms: np.ndarray) -> np.ndarray:
+    def _find(self, term_U: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Of each term: the items that hold it, and how often each does."""
+        term_P, item_P, count_P = (self._postings[name] for name in ("term", "item", "count"))
+        sorted_P = term_P[: self._sorted]
+        low, high = np.searchsorted(sorted_P, term_U), np.searchsorted(sorted_P, term_U, "right")
+        asked = np.zeros(1 << TOKEN_BITS, bool)
+        asked[term_U] = True
+        latest = self._sorted + np.flatnonzero(asked[term_P[self._sorted :]])
+        term_of_latest = term_P[latest]
+        for term, a, b in zip(term_U.tolist(), low.tolist(), high.tolist(), strict=True):
+            new = latest[term_of_latest == term]
+            items, counts = np.append(item_P[a:b], item_P[new]), np.append(count_P[a:b], count_P[new])
+            held = counts > 0
+            yield (items, counts) if held.all() else (items[held], counts[held])
+
+    def _weights(self, term_U: np.ndarray) -> np.ndarray:
         """float32: idf of each term; where negative, epsilon times the mean over all terms stored."""
-        frequency = self._frequency[terms]
-        idf = _idf(frequency, self._alive)
-        common = 2 * frequency > self._alive
-        if common.any():
+        frequency_U = self._frequency[term_U]
+        idf_U = _idf(frequency_U, self._alive)
+        common_U = 2 * frequency_U > self._alive
+        if common_U.any():
             occurring = np.flatnonzero(self._terms_of_frequency)
             number = self._terms_of_frequency[occurring]
-            idf[common] = EPSILON * (number * _idf(occurring, self._alive)).sum() / number.sum()
-        return idf.astype(np.float32)
+            idf_U[common_U] = EPSILON * (number * _idf(occurring, self._alive)).sum() / number.sum()
+        return idf_U.astype(np.float32)
 
     def _skip_ids(self, next_id: int) -> None:
         """Makes room for ids below `next_id`, which hold nothing as yet."""
         while len(self._items) < next_id - 1:
-            self._items.append(text=[GONE], tokens=[0], ground=[-np.inf])
+            self._items.append(tokens=[0], ground=[-np.inf])
+            self._terms_of.append(None)
 
     def _put(self, item: int, tokens: np.ndarray) -> None:
         term_U, count_U = np.unique(_pairs(tokens), return_counts=True)
-        text = len(self._id_of_text)
-        self._id_of_text.append(id=[item])
-        self._postings.append(term=term_U, count=count_U, text=np.full_like(term_U, text))
-        self._items.set(item, text=text, tokens=len(tokens), ground=0.0)
+        self._postings.append(term=term_U, item=np.full_like(term_U, item), count=count_U)
+        self._terms_of[item] = term_U
+        self._items.set(item, tokens=len(tokens), ground=0.0)
         self._count(term_U, 1, len(tokens))
 
     def _remove(self, item: int) -> None:
-        text_P, text = self._postings["text"], self._items["text"][item]
-        own = slice(*np.searchsorted(text_P, [text, text + 1]))
-        self._count(self._postings["term"][own], -1, int(self._items["tokens"][item]))
-        self._items.set(item, text=GONE, tokens=0, ground=-np.inf)
+        own, term_P = self._terms_of[item], self._postings["term"]
+        assert own is not None  # the call has succeeded
+        low, high = (np.searchsorted(term_P[: self._sorted], own, side) for side in ("left", "right"))
+        for a, b in [*zip(low, high, strict=True), (self._sorted, len(term_P))]:
+            self._postings["count"][a:b][self._postings["item"][a:b] == item] = 0
+        self._count(own, -1, int(self._items["tokens"][item]))
+        self._items.set(item, tokens=0, ground=-np.inf)
+        self._terms_of[item] = None
 
     def _count(self, term_U: np.ndarray, change: int, tokens: int) -> None:
-        """One text more or less; `_terms_of_frequency[0]` stays 0, since a term that nothing holds is none."""
+        """One text more or less; a term that nothing holds is none, so `_terms_of_frequency[0]` stays 0."""
         if self._alive + 2 > len(self._terms_of_frequency):
             self._terms_of_frequency = np.pad(self._terms_of_frequency, (0, len(self._terms_of_frequency) + 1))
-        before = self._frequency[term_U]
-        self._frequency[term_U] = before + change
-        np.add.at(self._terms_of_frequency, before, -1)
-        np.add.at(self._terms_of_frequency, before + change, 1)
+        before_U = self._frequency[term_U]
+        self._frequency[term_U] = before_U + change
+        np.add.at(self._terms_of_frequency, before_U, -1)
+        np.add.at(self._terms_of_frequency, before_U + change, 1)
         self._terms_of_frequency[0] = 0
         self._alive += change
         self._tokens += change * tokens
 
     def _sort(self) -> None:
-        """Sorts all postings and forgets those of texts that are gone."""
-        text_P = self._postings["text"]
-        self._postings.keep(self._items["text"][self._id_of_text["id"][text_P]] == text_P)
-        self._order = np.argsort(self._postings["term"], kind="stable").astype(np.int32)
-        self._sorted_terms = self._postings["term"][self._order]
+        """Sorts all postings and forgets those that count 0."""
+        self._postings.keep(np.flatnonzero(self._postings["count"] > 0))
+        self._postings.keep(np.argsort(self._postings["term"], kind="stable"))
+        self._sorted = len(self._postings)
 
 
 class _Table:
@@ -176,7 +195,7 @@ class _Table:
     def nbytes(self) -> int:
         return sum(column.nbytes for column in self._columns.values())
 
-    def append(self, **values) -> None:
+    def append(self, **values: Any) -> None:
         end = self._size + len(next(iter(values.values())))
         for name, own in values.items():
             column = self._columns[name]
@@ -185,20 +204,26 @@ class _Table:
             column[self._size : end] = own
         self._size = end
 
-    def set(self, row: int, **values) -> None:
+    def set(self, row: int, **values: float) -> None:
         for name, value in values.items():
             self._columns[name][row] = value
 
-    def keep(self, mask: np.ndarray) -> None:
-        """Drops the rows that are not marked."""
-        kept = int(mask.sum())
-        for column in self._columns.values():
-            column[:kept] = column[: self._size][mask]
-        self._size = kept
+    def keep(self, rows: np.ndarray) -> None:
+        """Leaves these rows, in this order."""
+        for name, column in self._columns.items():
+            self._columns[name][: len(rows)] = column[rows]
+        self._size = len(rows)
 
 
 def _pairs(tokens: np.ndarray) -> np.ndarray:
     return hash_pairs(tokens, np.append(tokens[1:], np.int32(0)))
+
+
+def _add_shares(score_D: np.ndarray, asked: np.ndarray, found: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Adds what the terms asked for, by their numbers in `found`, are worth to each item."""
+    for u, times in collections.Counter(asked.tolist()).items():
+        item_P, share_P = found[u]
+        score_D[item_P] += share_P if times == 1 else times * share_P
 
 
 def _idf(frequency: np.ndarray, items: int) -> np.ndarray:
