@@ -9,7 +9,6 @@ from typing import Any
 from absl import logging
 
 from memalpha_jax.config import build, to_dict
-from memalpha_jax.episodes.generated import WorldConfig
 from memalpha_jax.errors import UserError
 from memalpha_jax.leaderboard import episodes, run, summary
 from memalpha_jax.leaderboard.config import LeaderboardConfig
@@ -59,7 +58,7 @@ def make_parts(config: LeaderboardConfig) -> run.Parts:
         return len(policy.tokenizer.encode(text))
 
     made = registry.Parts(config.method, lambda: policy, lambda: _chat(config, policy), count_tokens)
-    world = _world(policy)
+    world = episodes.world_of(policy)
     return run.Parts(
         methods={name: registry.METHODS[name](made) for name in config.methods},
         episodes={s: episodes.load(s, config.episodes, world, count_tokens) for s in config.sources},
@@ -67,11 +66,6 @@ def make_parts(config: LeaderboardConfig) -> run.Parts:
         reader_identity="extractive",
         count_tokens=count_tokens,
     )
-
-
-def _world(policy: Policy) -> WorldConfig:
-    """The generated world the policy was trained on."""
-    return build(WorldConfig, policy.run_config.get("episodes", {}).get("world", {}), "config.episodes.world")
 
 
 def _chat(config: LeaderboardConfig, policy: Policy) -> Any:

@@ -16,7 +16,7 @@ def concatenate_segments(
     gather do everything, and empty segments need no care (their changes add up at the same place).
 
     A running sum over a long output takes most of the time. Where a caller knows that the shift changes at few places
-    only, each position looks its shift up among those.
+    only, each position adds up the changes before it.
 
     Args:
       pool_P: int32. start_S, length_S: int32, lengths >= 0. size: output length.
@@ -34,7 +34,8 @@ def concatenate_segments(
     else:
         (changed,) = jnp.nonzero(change_S, size=most_changes, fill_value=len(change_S))
         place = (end_S - length_S).at[changed].get(mode="fill", fill_value=size)
-        number = jnp.searchsorted(place, position, side="right", method="compare_all" if most_changes < 24 else "scan")
-        shift = jnp.where(number > 0, shift_S[changed[number - 1]], 0)
+        change = change_S.at[changed].get(mode="fill", fill_value=0)
+        # Unrolled, all of this is one pass over the output.
+        shift = sum(jnp.where(position >= place[i], change[i], 0) for i in range(most_changes))
     tokens = pool_P.at[position + shift].get(mode="fill", fill_value=0)
     return jnp.where(position < end_S[-1], tokens, 0)

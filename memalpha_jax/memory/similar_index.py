@@ -1,10 +1,10 @@
 """`similar_items` on the host, from postings that are kept up to date call by call.
 
-A chunk asks for a few dozen terms, and only the items that hold one of them cost time, not all that is stored. Documents,
-terms, passages, scores and ties are those of `similar.py`; see there why both find the same rows.
+A chunk asks for a few dozen terms, and only the items that hold one of them cost time, not all that is stored. What
+documents, terms, passages, scores and ties are is as in `similar.py`; see there why both find the same rows.
 
-Postings lie in two parts: most are sorted by term, the latest follow in the order of writing and are looked through. The
-postings of a text that was replaced or deleted count 0 until all are sorted anew.
+Postings lie in two parts: most are sorted by term, the latest follow in the order of writing and are looked through.
+Those of a text that was replaced or deleted count 0 until all are sorted anew.
 
 Axes: D item ids from 0 (the memory's ids less one), P postings, U terms.
 """
