@@ -15,7 +15,6 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +124,7 @@ class Study:
         todo = {tokens: count for tokens, count in plan.items() if not files[tokens].exists()}
         progress = Progress(sum(tokens * count for tokens, count in todo.items()))
         for tokens, count in todo.items():
-            episodes = []
+            episodes: list[dict[str, Any]] = []
             for index in range(config.first, config.first + count):
                 progress.what = f"{short(tokens)} tokens, stream {len(episodes) + 1} of {count}"
                 episode = stream_episode(self.world, tokens, index, config.seed, self.count_tokens)
@@ -214,7 +213,7 @@ class Progress:
             logging.info("%s: %d %% of all tokens read, about %d min left", self.what, share, -(-left // 60))
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -106,9 +106,9 @@ def length_markdown(results: Mapping[str, Any]) -> str:
             "",
             markdown_table(header, body),
             "",
-            "Times are medians over chunks where nothing else is said; making room in the memory, and compiling for it, "
-            "is counted apart, as growth. Bytes are those of the memory and of the index of its items, unused room "
-            "included, per stored token.",
+            "Times are medians over chunks where nothing else is said; making room in the memory, and compiling for "
+            "it, is counted apart, as growth. Bytes are those of the memory and of the index of its items, unused "
+            "room included, per stored token.",
             "",
             f"## Cost of a chunk, {pair} tokens",
             "",

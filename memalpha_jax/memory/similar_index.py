@@ -12,7 +12,7 @@ Axes: D item ids from 0 (the memory's ids less one), P postings, U terms.
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,6 @@ class SimilarIndex:
         self._items = _Table(tokens=np.float32, ground=np.float32)  # ground: 0, or -inf where there is no item
         self._postings = _Table(term=np.int32, item=np.int32, count=np.float32)
         self._sorted = 0
-        self._frequency = np.zeros(1 << TOKEN_BITS, np.int32)
         self._terms_of_frequency = np.zeros(1, np.int32)
         self._alive, self._tokens = 0, 0
 
@@ -53,8 +52,7 @@ class SimilarIndex:
     def nbytes(self) -> int:
         """Bytes of everything kept, as arrays."""
         terms = sum(terms.nbytes for terms in self._terms_of if terms is not None)
-        counts = self._frequency.nbytes + self._terms_of_frequency.nbytes
-        return terms + counts + self._items.nbytes + self._postings.nbytes
+        return terms + self._terms_of_frequency.nbytes + self._items.nbytes + self._postings.nbytes
 
     def apply(self, calls: CallBatch, status_K: np.ndarray) -> None:
         """Follows the calls of one reply [K] (numpy arrays) that had these statuses."""
@@ -100,35 +98,50 @@ class SimilarIndex:
     def _shares(self, term_U: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Of each term: the items that hold it, and what it adds to their scores, float32."""
         norm_D = K1 * (1 - B + B * self._items["tokens"] * self._alive / self._tokens)
-        found = []
-        for (item_P, count_P), weight in zip(self._find(term_U), self._weights(term_U), strict=True):
+        found = self._find(term_U)
+        shares = []
+        for (item_P, count_P), weight in zip(
+            found, self._weights(np.array([len(items) for items, _ in found], np.int64)), strict=True
+        ):
             # The order of operations is that of `similar.build_postings`, in single precision as there.
             share_P = count_P * (K1 + 1) / (count_P + norm_D[item_P])
             share_P *= weight
             share_P *= SHARES
             np.round(share_P, out=share_P)
             share_P /= SHARES
-            found.append((item_P, share_P))
+            shares.append((item_P, share_P))
+        return shares
+
+    def _find(self, term_U: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of each term (rising numbers): the items that hold it, and how often each does."""
+        item_P, count_P = self._postings["item"], self._postings["count"]
+        low_U, high_U, latest, number = self._places(term_U)
+        found = []
+        for u, (a, b) in enumerate(zip(low_U.tolist(), high_U.tolist(), strict=True)):
+            new = latest[number == u]
+            items, counts = np.append(item_P[a:b], item_P[new]), np.append(count_P[a:b], count_P[new])
+            held = counts > 0
+            found.append((items, counts) if held.all() else (items[held], counts[held]))
         return found
 
-    def _find(self, term_U: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Of each term: the items that hold it, and how often each does."""
-        term_P, item_P, count_P = (self._postings[name] for name in ("term", "item", "count"))
-        sorted_P = term_P[: self._sorted]
-        low, high = np.searchsorted(sorted_P, term_U), np.searchsorted(sorted_P, term_U, "right")
+    def _frequencies(self, term_U: np.ndarray) -> np.ndarray:
+        """How many items hold each term (rising numbers)."""
+        count_P = self._postings["count"]
+        low_U, high_U, latest, number = self._places(term_U)
+        old = [np.count_nonzero(count_P[a:b]) for a, b in zip(low_U.tolist(), high_U.tolist(), strict=True)]
+        return old + np.bincount(number[count_P[latest] > 0], minlength=len(term_U))
+
+    def _places(self, term_U: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Where the sorted postings of each term begin and end; the places of the others, and their terms' numbers."""
+        term_P = self._postings["term"]
+        low_U, high_U = (np.searchsorted(term_P[: self._sorted], term_U, side) for side in ("left", "right"))
         asked = np.zeros(1 << TOKEN_BITS, bool)
         asked[term_U] = True
         latest = self._sorted + np.flatnonzero(asked[term_P[self._sorted :]])
-        term_of_latest = term_P[latest]
-        for term, a, b in zip(term_U.tolist(), low.tolist(), high.tolist(), strict=True):
-            new = latest[term_of_latest == term]
-            items, counts = np.append(item_P[a:b], item_P[new]), np.append(count_P[a:b], count_P[new])
-            held = counts > 0
-            yield (items, counts) if held.all() else (items[held], counts[held])
+        return low_U, high_U, latest, np.searchsorted(term_U, term_P[latest])
 
-    def _weights(self, term_U: np.ndarray) -> np.ndarray:
-        """float32: idf of each term; where negative, epsilon times the mean over all terms stored."""
-        frequency_U = self._frequency[term_U]
+    def _weights(self, frequency_U: np.ndarray) -> np.ndarray:
+        """float32: idf of terms that so many items hold; where negative, epsilon times the mean over all terms."""
         idf_U = _idf(frequency_U, self._alive)
         common_U = 2 * frequency_U > self._alive
         if common_U.any():
@@ -145,29 +158,30 @@ class SimilarIndex:
 
     def _put(self, item: int, tokens: np.ndarray) -> None:
         term_U, count_U = np.unique(_pairs(tokens), return_counts=True)
+        self._count(self._frequencies(term_U), 1, len(tokens))
         self._postings.append(term=term_U, item=np.full_like(term_U, item), count=count_U)
         self._terms_of[item] = term_U
         self._items.set(item, tokens=len(tokens), ground=0.0)
-        self._count(term_U, 1, len(tokens))
 
     def _remove(self, item: int) -> None:
-        own, term_P = self._terms_of[item], self._postings["term"]
+        own = self._terms_of[item]
         assert own is not None  # the call has succeeded
-        low, high = (np.searchsorted(term_P[: self._sorted], own, side) for side in ("left", "right"))
-        for a, b in [*zip(low, high, strict=True), (self._sorted, len(term_P))]:
+        self._count(self._frequencies(own), -1, int(self._items["tokens"][item]))
+        low_U, high_U, *_ = self._places(own)
+        for a, b in [*zip(low_U, high_U, strict=True), (self._sorted, len(self._postings))]:
             self._postings["count"][a:b][self._postings["item"][a:b] == item] = 0
-        self._count(own, -1, int(self._items["tokens"][item]))
         self._items.set(item, tokens=0, ground=-np.inf)
         self._terms_of[item] = None
 
-    def _count(self, term_U: np.ndarray, change: int, tokens: int) -> None:
-        """One text more or less; a term that nothing holds is none, so `_terms_of_frequency[0]` stays 0."""
+    def _count(self, frequency_U: np.ndarray, change: int, tokens: int) -> None:
+        """One text more or less, whose terms so many items hold now.
+
+        A term that nothing holds is none, so `_terms_of_frequency[0]` stays 0.
+        """
         if self._alive + 2 > len(self._terms_of_frequency):
             self._terms_of_frequency = np.pad(self._terms_of_frequency, (0, len(self._terms_of_frequency) + 1))
-        before_U = self._frequency[term_U]
-        self._frequency[term_U] = before_U + change
-        np.add.at(self._terms_of_frequency, before_U, -1)
-        np.add.at(self._terms_of_frequency, before_U + change, 1)
+        np.add.at(self._terms_of_frequency, frequency_U, -1)
+        np.add.at(self._terms_of_frequency, frequency_U + change, 1)
         self._terms_of_frequency[0] = 0
         self._alive += change
         self._tokens += change * tokens
@@ -183,7 +197,8 @@ class _Table:
     """Columns of numbers that grow at the end."""
 
     def __init__(self, **types: type):
-        self._size, self._columns = 0, {name: np.zeros(64, dtype) for name, dtype in types.items()}
+        self._size = 0
+        self._columns: dict[str, np.ndarray] = {name: np.zeros(64, dtype) for name, dtype in types.items()}
 
     def __len__(self) -> int:
         return self._size
