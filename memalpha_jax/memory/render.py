@@ -145,7 +145,7 @@ def _candidates(state: MemoryState, likest_k: jax.Array, config: MemoryConfig) -
     return Candidates(
         id_M=of_row(state.id_I),
         type_M=of_row(state.type_I),
-        start_M=of_row(state.start_I),
+        start_M=jnp.where(jnp.arange(len(state.length_I)) < row_M[:, None], state.length_I, 0).sum(1),
         length_M=of_row(state.length_I),
         recency_M=of_row(recency_I) if config.shown_items else jnp.full_like(row_M, NO_ROW),
         likeness_M=places.min(1, initial=config.similar_items),

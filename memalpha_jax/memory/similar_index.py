@@ -4,9 +4,10 @@ A chunk asks for a few dozen terms, and only the items that hold one of them cos
 documents, terms, passages, scores and ties are is as in `similar.py`; see there why both find the same rows.
 
 Postings lie in two parts: most are sorted by term, the latest follow in the order of writing and are looked through.
-Those of a text that was replaced or deleted count 0 until all are sorted anew.
+What a term adds to an item's score depends on how often it occurs there and on the item's length alone: on the kind of
+the posting, and kinds are few. Postings of a text that was replaced or deleted are of kind GONE until all are sorted.
 
-Axes: D item ids from 0 (the memory's ids less one), P postings, U terms.
+Axes: D item ids from 0 (the memory's ids less one), P postings, F kinds of postings, U terms.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from memalpha_jax.tools.calls import SUCCESSES, CallBatch, CallKind
 
 LEAST_TAIL, TAIL_SHARE = 2048, 32
 """All is sorted anew when so many postings, and one in so many of all, are not sorted yet."""
+GONE = 0  # the kind that adds nothing
+Found = tuple[np.ndarray, np.ndarray]
+"""Items, and the kind of each one's posting; an item may come twice, then only the last posting is not GONE."""
 
 
 class SimilarIndex:
@@ -31,8 +35,11 @@ class SimilarIndex:
 
     def __init__(self) -> None:
         self._terms_of: list[np.ndarray | None] = []  # by id; None where there is no item
-        self._items = _Table(tokens=np.float32, ground=np.float32)  # ground: 0, or -inf where there is no item
-        self._postings = _Table(term=np.int32, item=np.int32, count=np.float32)
+        self._items = _Table(tokens=np.int32, ground=np.float32)  # ground: 0, or -inf where there is no item
+        self._postings = _Table(term=np.int32, item=np.int32, kind=np.int32)
+        self._kinds = _Table(count=np.float32, tokens=np.float32)
+        self._kind_of = {(0, 0): GONE}
+        self._kinds.append(count=[0], tokens=[0])
         self._sorted = 0
         self._terms_of_frequency = np.zeros(1, np.int32)
         self._alive, self._tokens = 0, 0
@@ -52,7 +59,7 @@ class SimilarIndex:
     def nbytes(self) -> int:
         """Bytes of everything kept, as arrays."""
         terms = sum(terms.nbytes for terms in self._terms_of if terms is not None)
-        return terms + self._terms_of_frequency.nbytes + self._items.nbytes + self._postings.nbytes
+        return terms + self._terms_of_frequency.nbytes + self._items.nbytes + self._postings.nbytes + self._kinds.nbytes
 
     def apply(self, calls: CallBatch, status_K: np.ndarray) -> None:
         """Follows the calls of one reply [K] (numpy arrays) that had these statuses."""
@@ -76,16 +83,17 @@ class SimilarIndex:
         if not self._alive:
             return np.full(k, -1, np.int32)
         term_U, asked_C = np.unique(_pairs(chunk), return_inverse=True)
-        found = self._shares(term_U)
+        found = self._find(term_U)
+        share_UF = self._shares(np.array([np.count_nonzero(kind_P) for _, kind_P in found]))
         ground_D = self._items["ground"]
         # A passage is two halves, and half of it is half of the next.
         half = max(PASSAGE_TOKENS, 2 * -(-len(chunk) // MOST_PASSAGES)) // 2
         score_D, passage_D, leads = np.full_like(ground_D, -np.inf), np.empty_like(ground_D), set()
         here_D, next_D = np.zeros_like(ground_D), np.zeros_like(ground_D)
-        _add_shares(here_D, asked_C[:half], found)
+        _add_shares(here_D, asked_C[:half], found, share_UF)
         for start in range(0, max(1, len(chunk)), half):
             next_D.fill(0)
-            _add_shares(next_D, asked_C[start + half : start + 2 * half], found)
+            _add_shares(next_D, asked_C[start + half : start + 2 * half], found, share_UF)
             np.add(here_D, next_D, out=passage_D)
             passage_D += ground_D
             leads.add(int(np.argmax(passage_D)))
@@ -95,41 +103,36 @@ class SimilarIndex:
         rows = [np.count_nonzero(np.isfinite(ground_D[:item])) for item in best]
         return np.array(rows + [-1] * (k - len(rows)), np.int32)
 
-    def _shares(self, term_U: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Of each term: the items that hold it, and what it adds to their scores, float32."""
-        norm_D = K1 * (1 - B + B * self._items["tokens"] * self._alive / self._tokens)
-        found = self._find(term_U)
-        shares = []
-        for (item_P, count_P), weight in zip(
-            found, self._weights(np.array([len(items) for items, _ in found], np.int64)), strict=True
-        ):
-            # The order of operations is that of `similar.build_postings`, in single precision as there.
-            share_P = count_P * (K1 + 1) / (count_P + norm_D[item_P])
-            share_P *= weight
-            share_P *= SHARES
-            np.round(share_P, out=share_P)
-            share_P /= SHARES
-            shares.append((item_P, share_P))
-        return shares
+    def _shares(self, frequency_U: np.ndarray) -> np.ndarray:
+        """float32 [U, F]: what terms that so many items hold add to scores, by the kind of posting."""
+        weight_U = _idf(frequency_U, self._alive)
+        common_U = 2 * frequency_U > self._alive
+        if common_U.any():  # their idf is negative: epsilon times the mean over all terms stands for it
+            occurring = np.flatnonzero(self._terms_of_frequency)
+            number = self._terms_of_frequency[occurring]
+            weight_U[common_U] = EPSILON * (number * _idf(occurring, self._alive)).sum() / number.sum()
+        # The order of operations is that of `similar.build_postings`, in single precision as there.
+        count_F, tokens_F = self._kinds["count"], self._kinds["tokens"]
+        norm_F = K1 * (1 - B + B * tokens_F * self._alive / self._tokens)
+        share_UF = weight_U.astype(np.float32)[:, None] * (count_F * (K1 + 1) / (count_F + norm_F))
+        return np.round(share_UF * SHARES) / SHARES
 
-    def _find(self, term_U: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Of each term (rising numbers): the items that hold it, and how often each does."""
-        item_P, count_P = self._postings["item"], self._postings["count"]
+    def _find(self, term_U: np.ndarray) -> list[Found]:
+        """The postings of each term (rising numbers)."""
+        item_P, kind_P = self._postings["item"], self._postings["kind"]
         low_U, high_U, latest, number = self._places(term_U)
         found = []
         for u, (a, b) in enumerate(zip(low_U.tolist(), high_U.tolist(), strict=True)):
             new = latest[number == u]
-            items, counts = np.append(item_P[a:b], item_P[new]), np.append(count_P[a:b], count_P[new])
-            held = counts > 0
-            found.append((items, counts) if held.all() else (items[held], counts[held]))
+            found.append((np.append(item_P[a:b], item_P[new]), np.append(kind_P[a:b], kind_P[new])))
         return found
 
     def _frequencies(self, term_U: np.ndarray) -> np.ndarray:
         """How many items hold each term (rising numbers)."""
-        count_P = self._postings["count"]
+        kind_P = self._postings["kind"]
         low_U, high_U, latest, number = self._places(term_U)
-        old = [np.count_nonzero(count_P[a:b]) for a, b in zip(low_U.tolist(), high_U.tolist(), strict=True)]
-        return old + np.bincount(number[count_P[latest] > 0], minlength=len(term_U))
+        old = [np.count_nonzero(kind_P[a:b]) for a, b in zip(low_U.tolist(), high_U.tolist(), strict=True)]
+        return old + np.bincount(number[kind_P[latest] != GONE], minlength=len(term_U))
 
     def _places(self, term_U: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Where the sorted postings of each term begin and end; the places of the others, and their terms' numbers."""
@@ -159,9 +162,17 @@ class SimilarIndex:
     def _put(self, item: int, tokens: np.ndarray) -> None:
         term_U, count_U = np.unique(_pairs(tokens), return_counts=True)
         self._count(self._frequencies(term_U), 1, len(tokens))
-        self._postings.append(term=term_U, item=np.full_like(term_U, item), count=count_U)
+        kind_U = [self._kind(count, len(tokens)) for count in count_U.tolist()]
+        self._postings.append(term=term_U, item=np.full_like(term_U, item), kind=kind_U)
         self._terms_of[item] = term_U
         self._items.set(item, tokens=len(tokens), ground=0.0)
+
+    def _kind(self, count: int, tokens: int) -> int:
+        """The number of this kind of posting: of a term that an item of so many tokens holds so often."""
+        number = self._kind_of.setdefault((count, tokens), len(self._kind_of))
+        if number == len(self._kinds):
+            self._kinds.append(count=[count], tokens=[tokens])
+        return number
 
     def _remove(self, item: int) -> None:
         own = self._terms_of[item]
@@ -169,7 +180,7 @@ class SimilarIndex:
         self._count(self._frequencies(own), -1, int(self._items["tokens"][item]))
         low_U, high_U, *_ = self._places(own)
         for a, b in [*zip(low_U, high_U, strict=True), (self._sorted, len(self._postings))]:
-            self._postings["count"][a:b][self._postings["item"][a:b] == item] = 0
+            self._postings["kind"][a:b][self._postings["item"][a:b] == item] = GONE
         self._items.set(item, tokens=0, ground=-np.inf)
         self._terms_of[item] = None
 
@@ -187,8 +198,8 @@ class SimilarIndex:
         self._tokens += change * tokens
 
     def _sort(self) -> None:
-        """Sorts all postings and forgets those that count 0."""
-        self._postings.keep(np.flatnonzero(self._postings["count"] > 0))
+        """Sorts all postings and forgets those that are gone."""
+        self._postings.keep(np.flatnonzero(self._postings["kind"] != GONE))
         self._postings.keep(np.argsort(self._postings["term"], kind="stable"))
         self._sorted = len(self._postings)
 
@@ -234,11 +245,11 @@ def _pairs(tokens: np.ndarray) -> np.ndarray:
     return hash_pairs(tokens, np.append(tokens[1:], np.int32(0)))
 
 
-def _add_shares(score_D: np.ndarray, asked: np.ndarray, found: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-    """Adds what the terms asked for, by their numbers in `found`, are worth to each item."""
+def _add_shares(score_D: np.ndarray, asked: np.ndarray, found: Sequence[Found], share_UF: np.ndarray) -> None:
+    """Adds to each item's score what the terms asked for (numbers in `found`) are worth."""
     for u, times in collections.Counter(asked.tolist()).items():
-        item_P, share_P = found[u]
-        score_D[item_P] += share_P if times == 1 else times * share_P
+        item_P, kind_P = found[u]
+        score_D[item_P] += (times * share_UF[u])[kind_P]
 
 
 def _idf(frequency: np.ndarray, items: int) -> np.ndarray:

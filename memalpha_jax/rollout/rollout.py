@@ -138,7 +138,11 @@ def render_batch(
 
 def apply_batch(engine: Engine, memory: MemoryState, calls: CallBatch, step: jax.Array):
     """`apply_calls` for N memories."""
-    return jax.vmap(lambda m, c: apply_calls(m, c, step, engine.memory))(memory, calls)
+    one = lambda m, c: apply_calls(m, c, step, engine.memory)
+    if len(memory.core_len) == 1:  # without vmap, which turns conditions into selections, a branch costs only if taken
+        alone = one(*jax.tree.map(lambda x: x[0], (memory, calls)))
+        return jax.tree.map(lambda x: x[None], alone)
+    return jax.vmap(one)(memory, calls)
 
 
 def prompt_layout(engine: Engine, group: int = 1) -> PromptLayout:
