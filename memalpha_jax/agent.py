@@ -30,11 +30,12 @@ from memalpha_jax.command_line import define_flags
 from memalpha_jax.episodes.chunkers import CountTokens, Unit, unit_chunker
 from memalpha_jax.episodes.sentences import split_blocks
 from memalpha_jax.errors import UserError, run_main
-from memalpha_jax.memory.state import MemoryState, MemoryType, empty_memory, grow_for
+from memalpha_jax.memory.state import MemoryType, empty_memory
 from memalpha_jax.notebook import Notebook, Origin, printable
 from memalpha_jax.policy.policy import Policy, load_policy
 from memalpha_jax.rollout.engine import make_engine
 from memalpha_jax.rollout.steps import StepRecord, Steps
+from memalpha_jax.rollout.stream import Stream
 from memalpha_jax.stop_signal import StopSignal
 from memalpha_jax.tools.calls import CallBatch, CallKind, Status, ToolCall
 from memalpha_jax.tools.wire import parse_calls
@@ -118,7 +119,7 @@ class MemoryAgent:
         waiting = collections.deque(cut_text(text, self._chunk_budget(), self._count))
         while waiting and not stopped():
             chunk = waiting.popleft()
-            self._state, record = self._read(chunk)
+            record = self._read(chunk)
             if record.prompt_len_N[0] > limit:  # the core has grown meanwhile; there was no reply
                 room = self._count(chunk) - (int(record.prompt_len_N[0]) - limit)
                 waiting.extendleft(reversed(cut_text(chunk, self._at_least_one(room), self._count)))
@@ -155,7 +156,7 @@ class MemoryAgent:
     def adopt(self, book: Notebook) -> None:
         """Takes over a memory; UserError when it does not fit the policy."""
         state = notebook.to_state(book, self.policy.tokenizer, self.policy.memory)
-        self._state = jax.tree.map(lambda x: jnp.asarray(x)[None], state)
+        self._stream = Stream(self._steps, jax.tree.map(lambda x: jnp.asarray(x)[None], state))
         self._book = book
 
     def _count(self, text: str) -> int:
@@ -164,7 +165,7 @@ class MemoryAgent:
     def _chunk_budget(self) -> int:
         """Tokens of a chunk that surely fits beside the core, at most what the policy was trained on."""
         empty = empty_memory(self.policy.memory, (1,))
-        core = {"core_S": self._state.core_S, "core_len": self._state.core_len}
+        core = {"core_S": self._stream.memory.core_S, "core_len": self._stream.memory.core_len}
         empty = dataclasses.replace(empty, **core)
         _, length_N = self._steps.render(empty, *self._as_arrays(""))
         room = self._at_least_one(self.policy.rollout.prompt_tokens - int(length_N[0]))
@@ -185,13 +186,11 @@ class MemoryAgent:
         chunk_NC[0, : len(tokens)] = tokens
         return chunk_NC, np.array([len(tokens)], np.int32)
 
-    def _read(self, chunk: str) -> tuple[MemoryState, StepRecord]:
+    def _read(self, chunk: str) -> StepRecord:
         """One reply of the policy, applied to the memory."""
-        rollout = self.policy.rollout
-        memory = grow_for(self._state, rollout.max_calls, rollout.reply_tokens // rollout.max_calls + 1)
         key_N, active_N = jax.random.split(jax.random.key(0), 1), np.ones(1, bool)  # greedy: no key is used
         chunk_index, arrays = self._book.chunks_read, self._as_arrays(chunk)
-        return self._steps.step(self.policy.params, memory, key_N, chunk_index, *arrays, active_N)
+        return self._stream.read(self.policy.params, key_N, chunk_index, *arrays, active_N)
 
     def _record_calls(self, record: StepRecord, origin: Origin, chunk: str) -> list[CallResult]:
         most = self.policy.rollout.max_calls

@@ -30,6 +30,7 @@ from memalpha_jax.config import build
 from memalpha_jax.errors import UserError, run_main
 from memalpha_jax.experiment import Config
 from memalpha_jax.leaderboard.evaluate import evaluate_methods
+from memalpha_jax.leaderboard.length import evaluate_lengths
 from memalpha_jax.metrics_log import read_metrics
 from memalpha_jax.policy.hugging_face import holds_model
 from memalpha_jax.policy.policy import Policy, load_policy
@@ -133,8 +134,11 @@ def headline(results: dict[str, Any], source: str) -> str:
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    if flags.FLAGS.config is not None and "methods" in flags.FLAGS.config:
-        evaluate_methods(flags.FLAGS.config, flags.FLAGS.workdir)
+    config = flags.FLAGS.config
+    if config is not None and "methods" in config:
+        evaluate_methods(config, flags.FLAGS.workdir)
+    elif config is not None and "lengths" in config:
+        evaluate_lengths(config, flags.FLAGS.workdir)
     else:
         evaluate_run()
 

@@ -39,6 +39,7 @@ from memalpha_jax.rewards.reward import score_answers
 from memalpha_jax.rollout.rollout import Engine, trajectory_keys
 from memalpha_jax.rollout.scripted import Writer, script_replies
 from memalpha_jax.rollout.steps import StepRecord, Steps
+from memalpha_jax.rollout.stream import Stream, reply_room
 from memalpha_jax.tools.calls import CallBatch, CallKind, Status
 
 ROOMY_TOKENS = 8192
@@ -108,16 +109,14 @@ class PolicyWriter:
         data = _pad_rows(data, min(self.batch, _power_of_two(len(episodes))))
         N, T, _ = data.chunk_BTC.shape
         key_N = trajectory_keys(self.seed, 0, data.episode_index_B, np.zeros(N, np.int32))
-        memory, records = roomy_memory(self.engine, data), []
+        stream, records = Stream(self.steps, roomy_memory(self.engine, data)), []
         for t in range(T):
-            memory = grow_for_reply(memory, self.engine)
             active_N = t < data.num_chunks_B
             chunk_NC, length_N = data.chunk_BTC[:, t], data.chunk_len_BT[:, t]
-            memory, record = self.steps.step(params, memory, key_N, t, chunk_NC, length_N, active_N)
-            records.append(record)
+            records.append(stream.read(params, key_N, t, chunk_NC, length_N, active_N))
         unread = _unread_chunks(records, episodes, self.engine.rollout.prompt_tokens)
         steps = [(record.calls, record.statuses_NK) for record in records]
-        written = written_memories(self.tokenizer, episodes, data, memory, steps)
+        written = written_memories(self.tokenizer, episodes, data, stream.memory, steps)
         return [dataclasses.replace(one, unread=n) for one, n in zip(written, unread, strict=True)]
 
     def write_scripted(self, episodes: Sequence[Episode], writer: Writer) -> list[WrittenMemory]:
@@ -128,7 +127,7 @@ class PolicyWriter:
         lines = [sentences(episode) for episode in episodes]
         memory, steps = roomy_memory(self.engine, data), []
         for t in range(T):
-            memory = grow_for_reply(memory, self.engine)
+            memory = grow_for(memory, *reply_room(self.engine))
             replies = script_replies(self.engine, self.tokenizer, writer, rngs, lines, memory, t)
             parsed, _ = self.engine.parser(*replies)
             memory, statuses_NK = self.steps.apply(memory, parsed, np.int32(t))
@@ -151,16 +150,8 @@ def roomy_memory(engine: Engine, data: EpisodeBatch) -> MemoryState:
     B, T, _ = data.chunk_BTC.shape
     rollout = engine.rollout
     replies = max(1, min(T, ROOMY_TOKENS // rollout.reply_tokens))
-    return grow_for(empty_memory(engine.memory, (B,)), replies * rollout.max_calls, _call_tokens(engine))
-
-
-def grow_for_reply(memory: MemoryState, engine: Engine) -> MemoryState:
-    """Room for one more reply."""
-    return grow_for(memory, engine.rollout.max_calls, _call_tokens(engine))
-
-
-def _call_tokens(engine: Engine) -> int:
-    return engine.rollout.reply_tokens // engine.rollout.max_calls + 1
+    calls, tokens = reply_room(engine)
+    return grow_for(empty_memory(engine.memory, (B,)), replies * calls, tokens)
 
 
 def memory_query(question: str, memory: WrittenMemory, data_source: str) -> ReaderQuery:

@@ -72,7 +72,7 @@ def writing(policy, monkeypatch):
 
 def assert_mirrors(agent: MemoryAgent) -> None:
     """The notebook says what the arrays hold."""
-    state = jax.tree.map(lambda x: x[0], agent._state)
+    state = jax.tree.map(lambda x: x[0], agent._stream.memory)
     decode = agent.policy.tokenizer.decode
     held = [(i.id, i.type.name.lower(), decode(i.tokens), i.first_chunk, i.last_chunk) for i in memory_items(state)]
     book = agent.notebook
@@ -138,12 +138,12 @@ def test_a_core_that_grows_makes_chunks_smaller_not_longer_than_the_prompt(polic
     tight = dataclasses.replace(policy, rollout=dataclasses.replace(ROLLOUT, prompt_tokens=110))
     agent = MemoryAgent(tight)
     seen = []
-    original = agent._steps.step
+    original = agent._stream.read
 
-    def step(*args):
-        memory, record = original(*args)
+    def read_chunk(*args):
+        record = original(*args)
         seen.append(int(record.prompt_len_N[0]))
-        return memory, record
+        return record
 
     replies = [update("core", "x" * MEMORY.core_tokens)]
 
@@ -155,7 +155,7 @@ def test_a_core_that_grows_makes_chunks_smaller_not_longer_than_the_prompt(polic
         return tokens_NR, np.array([length], np.int32)
 
     monkeypatch.setattr(agent._steps, "_reply", reply)
-    monkeypatch.setattr(agent._steps, "step", step)
+    monkeypatch.setattr(agent._stream, "read", read_chunk)
     text = "word " * 60
     agent.observe(text)
     assert agent.memory["core"] == "x" * MEMORY.core_tokens
@@ -198,7 +198,7 @@ def test_a_memory_goes_on_from_its_file(writing, policy, tmp_path):
     other.load(tmp_path / "memory.json")
     assert other.notebook == agent.notebook
     assert_mirrors(other)
-    jax.tree.map(np.testing.assert_array_equal, other._state, agent._state)
+    jax.tree.map(np.testing.assert_array_equal, other._stream.memory, agent._stream.memory)
     other.edit(2, "Kelora met Tavin on 4 May.")
     assert other.ask("Kelora met Tavin when?") == "4 May"
     assert other.notebook.notes[0].last.source == notebook.BY_HAND

@@ -17,7 +17,8 @@ from memalpha_jax.config import build, flatten, to_dict
 from memalpha_jax.experiment import Config
 from memalpha_jax.policy.model import init_params
 
-FILES = sorted((mini.ROOT / "experiments").glob("*.py"))
+# Those of runs; evaluations (eval*.py) have configs of their own.
+FILES = sorted(path for path in (mini.ROOT / "experiments").glob("*.py") if not path.stem.startswith("eval"))
 
 # arXiv 2509.25911, table 4: average as printed, mean of the seven printed cells, thousands of tokens of memory;
 # table 9: average as printed.

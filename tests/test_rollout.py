@@ -15,12 +15,14 @@ from memalpha_jax.episodes.episode import Episode, Question
 from memalpha_jax.episodes.feed import Drawn
 from memalpha_jax.memory.state import MemoryState, empty_memory, grow, memory_core, memory_items, unstack
 from memalpha_jax.rewards.reward import applied_calls
+from memalpha_jax.rollout import stream as stream_module
 from memalpha_jax.rollout.collect import chunk_room, make_collector
 from memalpha_jax.rollout.cost import ClockedParser
 from memalpha_jax.rollout.engine import chunk_budget
 from memalpha_jax.rollout.rollout import chunk_step, rollout, room_for, trajectory_keys
 from memalpha_jax.rollout.statistics import trajectory_metrics
 from memalpha_jax.rollout.steps import Steps
+from memalpha_jax.rollout.stream import Stream
 from memalpha_jax.rollout.trajectory import Trajectory
 from memalpha_jax.tools.calls import CallKind, Status
 from memalpha_jax.tools.wire import parse_calls
@@ -97,6 +99,24 @@ def test_the_scan_equals_single_steps_with_a_memory_that_grows(params, whole):
         np.testing.assert_array_equal(record.statuses_NK, whole.statuses_NTK[:, t])
         assert_same(record.calls, jax.tree.map(lambda x, t=t: x[:, t], whole.calls))
     assert contents(memory) == contents(whole.memory)
+
+
+def test_the_scan_equals_a_stream_that_makes_room_and_looks_similar_items_up(params, whole, monkeypatch):
+    small = dataclasses.replace(MEMORY, items=K, arena_tokens=R + K)  # one reply
+    monkeypatch.setattr(stream_module, "INDEXED_FROM", 2 * (R + K))  # searched at first, looked up later
+    stream = Stream(Steps(ENGINE), empty_memory(small, (N,)))
+    index_bytes, growth_seconds = [], []
+    for t in range(T):
+        record = stream.read(params, KEYS, t, CHUNKS[:, t], CHUNK_LEN[:, t], t < NUM_CHUNKS)
+        np.testing.assert_array_equal(record.reply_NR, whole.reply_NTR[:, t])
+        np.testing.assert_array_equal(record.prompt_len_N, whole.prompt_len_NT[:, t])
+        np.testing.assert_array_equal(record.statuses_NK, whole.statuses_NTK[:, t])
+        index_bytes.append(stream.index_bytes)
+        growth_seconds.append(stream.growth_seconds)
+    assert contents(stream.memory) == contents(whole.memory)
+    assert index_bytes[0] == 0 < index_bytes[-1]
+    assert 0 < growth_seconds[0] < growth_seconds[-1]
+    assert stream.memory_bytes == sum(leaf.nbytes for leaf in jax.tree.leaves(stream.memory))
 
 
 def test_a_rollout_goes_on_where_another_ended(params, whole):

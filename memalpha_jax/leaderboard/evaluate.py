@@ -13,7 +13,6 @@ from absl import logging
 from memalpha_jax.chat.config import HOW_ASKED
 from memalpha_jax.chat.make import CACHE, ChatModels
 from memalpha_jax.config import build, to_dict
-from memalpha_jax.episodes.generated import WorldConfig
 from memalpha_jax.errors import UserError
 from memalpha_jax.leaderboard import episodes, run, summary
 from memalpha_jax.leaderboard.config import LeaderboardConfig, PolicyChoice
@@ -81,7 +80,7 @@ def make_parts(config: LeaderboardConfig, cache: Path | None = None) -> tuple[ru
     retrieval = make_retrieval(config.retrieval)
     models = ChatModels(lambda: policy, count_tokens, cache)
     made = registry.Parts(config.method, lambda: policy, lambda: models.get(config.chat), count_tokens, retrieval)
-    world = _world(policy)
+    world = episodes.world_of(policy)
     reader, reader_name = make_reader(config.reader, models, one_value=True)
     grader, grader_name = make_grader(config.grader, models)
     parts = run.Parts(
@@ -108,8 +107,3 @@ def _policy(choice: PolicyChoice) -> Policy:
         reply_tokens=choice.reply_tokens or policy.rollout.reply_tokens,
     )
     return dataclasses.replace(policy, rollout=rollout)
-
-
-def _world(policy: Policy) -> WorldConfig:
-    """The generated world the policy was trained on."""
-    return build(WorldConfig, policy.run_config.get("episodes", {}).get("world", {}), "config.episodes.world")

@@ -1,8 +1,11 @@
 """Applying the calls of one reply to a memory: a pure function, jitted and vmapped by its caller.
 
-Inside the scan over calls no token moves. The arena and the contents of all calls form one pool, a row says
-which stretch of the pool is its text, and calls only edit rows. One gather at the end lays the surviving
-stretches back to back, so garbage never accumulates and "full" means that the items themselves do not fit.
+Inside the scan over calls no token moves: a call writes one row of the item table, and who wrote a row last says
+where its text is. One pass over the arena at the end copies every text to its place, so garbage never accumulates and
+"full" means that the items themselves do not fit.
+
+What is stored is looked at once per call and written in one place, so that a reply costs little beside the decoding of
+it even where the memory is large. In particular there is no running sum over the arena.
 
 Axes: K calls, L tokens per call, I item rows, J = I + K rows during a reply, A arena tokens, S core tokens.
 """
@@ -16,35 +19,46 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from memalpha_jax.memory.segments import concatenate_segments
 from memalpha_jax.memory.state import MemoryConfig, MemoryState, MemoryType
 from memalpha_jax.tools.calls import CallBatch, CallKind, Status
 
 NO_CORE_CALL = -1  # the core is what it was before the reply, and not empty
 CORE_CLEARED = -2
+OLD = -1  # a row that no call of the reply has changed
+COLUMNS = ("length", "id", "type", "first_chunk", "last_chunk", "hash")
 EDITS = (CallKind.INSERT, CallKind.UPDATE, CallKind.DELETE)
 
 
 @flax.struct.dataclass
 class Rows:
-    """The item table while calls are applied; `start_J` points into the pool, length 0 marks a free row."""
+    """The item table while calls are applied; length 0 marks a free row.
 
-    start_J: jax.Array
+    writer_J: the last call that wrote or deleted the item, OLD where none did.
+    """
+
     length_J: jax.Array
     id_J: jax.Array
     type_J: jax.Array
     first_chunk_J: jax.Array
     last_chunk_J: jax.Array
     hash_J: jax.Array
+    writer_J: jax.Array
 
 
 @flax.struct.dataclass
 class Progress:
-    """What the scan carries: rows, the call that last wrote the core (or one of the markers), the next id."""
+    """What the scan carries.
+
+    core_call: the call that last wrote the core, or one of the markers. end: rows up to here have been used. items,
+    tokens: stored now.
+    """
 
     rows: Rows
     core_call: jax.Array
     next_id: jax.Array
+    end: jax.Array
+    items: jax.Array
+    tokens: jax.Array
 
 
 @flax.struct.dataclass
@@ -97,18 +111,22 @@ def apply_calls(
     num_calls = calls.kind_K.shape[0]
     enabled = tuple(config.is_enabled(kind) for kind in MemoryType)
     limits = Limits(state.length_I.shape[0], state.arena_A.shape[0], state.core_S.shape[0], enabled)
-    pool = jnp.concatenate([state.arena_A, calls.content_KL.reshape(-1)])
     chunk = jnp.asarray(chunk_index, jnp.int32)
-    core_now = jnp.where(state.core_len > 0, NO_CORE_CALL, CORE_CLEARED)
-    start = Progress(_extended_rows(state, num_calls), core_now.astype(jnp.int32), state.next_id)
-    step = functools.partial(_apply_call, chunk=chunk, limits=limits, pool=pool)
-    end, status_K = jax.lax.scan(step, start, _split_calls(calls))
+    core_now = jnp.where(state.core_len > 0, NO_CORE_CALL, CORE_CLEARED).astype(jnp.int32)
+    start = Progress(_extended_rows(state, num_calls), core_now, state.next_id, state.rows, state.rows, state.used)
+    step = functools.partial(_apply_call, chunk=chunk, limits=limits, state=state, calls=calls)
+    end, (status_K, row_K) = jax.lax.scan(step, start, _split_calls(calls))
     core_S, core_len = _final_core(state, calls, end.core_call)
-    rows = compact(end.rows, limits.items)
+    rows = jax.lax.cond(
+        end.items < end.end,
+        lambda rows: compact(rows, limits.items),
+        lambda rows: jax.tree.map(lambda column: column[: limits.items], rows),
+        end.rows,
+    )
     new_state = MemoryState(
         core_S=core_S,
         core_len=core_len,
-        arena_A=concatenate_segments(pool, rows.start_J, rows.length_J, limits.arena_tokens),
+        arena_A=_final_arena(state, calls, end.rows, row_K),
         length_I=rows.length_J,
         id_I=rows.id_J,
         type_I=rows.type_J,
@@ -133,9 +151,34 @@ def compact(rows: Rows, num_rows: int) -> Rows:
 
 
 def _extended_rows(state: MemoryState, num_calls: int) -> Rows:
-    """The table with one free row per call appended: call k can only insert into row I + k."""
-    names = [field.name.replace("_J", "_I") for field in dataclasses.fields(Rows)]
-    return Rows(*(jnp.pad(getattr(state, name), (0, num_calls)) for name in names))
+    """The table with one free row per call appended: all of a reply's calls may insert after rows that they free."""
+    fields = {f"{name}_I": jnp.pad(getattr(state, f"{name}_I"), (0, num_calls)) for name in COLUMNS}
+    rows = {name.replace("_I", "_J"): column for name, column in fields.items()}
+    return Rows(**rows, writer_J=jnp.full(rows["length_J"].shape, OLD, jnp.int32))
+
+
+def _final_arena(state: MemoryState, calls: CallBatch, rows: Rows, row_K: jax.Array) -> jax.Array:
+    """int32 [A]: the texts of all rows back to back; `row_K` are the rows that the calls changed.
+
+    A text that no call has changed moves by as much as the texts before it have shrunk or grown together.
+    """
+    num_calls, size = calls.content_KL.shape
+    length_J, arena_tokens = rows.length_J, state.arena_A.shape[0]
+    before_KJ = jnp.arange(length_J.shape[0]) < row_K[:, None]
+    place_K = jnp.where(before_KJ, length_J, 0).sum(1)
+    old_length_K = state.length_I.at[row_K].get(mode="fill", fill_value=0)
+    new_length_K = length_J.at[row_K].get(mode="fill", fill_value=0)
+    last_K = rows.writer_J.at[row_K].get(mode="fill", fill_value=OLD) == jnp.arange(num_calls)
+    shrunk_K = jnp.where(last_K, old_length_K - new_length_K, 0)
+    position_A = jnp.arange(arena_tokens)
+    source_A = position_A
+    for k in range(num_calls):  # unrolled, all of this is one pass over the arena
+        source_A += jnp.where(position_A >= place_K[k] + new_length_K[k], shrunk_K[k], 0)
+    for k in range(num_calls):
+        inside_A = last_K[k] & (position_A >= place_K[k]) & (position_A < place_K[k] + new_length_K[k])
+        source_A = jnp.where(inside_A, arena_tokens + k * size + position_A - place_K[k], source_A)
+    pool = jnp.concatenate([state.arena_A, calls.content_KL.reshape(-1)])
+    return jnp.where(position_A < length_J.sum(), pool.at[source_A].get(mode="clip"), 0)
 
 
 def _final_core(state: MemoryState, calls: CallBatch, core_call: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -164,15 +207,19 @@ def _split_calls(calls: CallBatch) -> Call:
     )
 
 
-def _verdict(call: Call, progress: Progress, match_J: jax.Array, limits: Limits, pool: jax.Array) -> jax.Array:
-    """Status of a call against what the calls before it left; `match_J` marks the row it names."""
-    rows, core_is_empty = progress.rows, progress.core_call == CORE_CLEARED
+def _verdict(call: Call, progress: Progress, row: jax.Array, stored: jax.Array, limits: Limits) -> jax.Array:
+    """Status of a call against what the calls before it left.
+
+    Args:
+      row: that of the item it names, J where there is none. stored: whether an item has its very text.
+    """
     is_core = call.memory_type == MemoryType.CORE
     insert, update, delete = (call.kind == kind for kind in EDITS)
     enabled = jnp.array(limits.enabled).at[call.memory_type].get(mode="clip")
-    freed = jnp.where(update, jnp.where(match_J, rows.length_J, 0).sum(), 0)
-    too_much_text = rows.length_J.sum() - freed + call.length > limits.arena_tokens
-    no_row = insert & ((rows.length_J > 0).sum() >= limits.items)
+    length_J = progress.rows.length_J
+    freed = jnp.where(update, length_J.at[row].get(mode="fill", fill_value=0), 0)
+    too_much_text = progress.tokens - freed + call.length > limits.arena_tokens
+    no_row = insert & (progress.items >= limits.items)
     truncated = (call.parsed == Status.TRUNCATED) | (is_core & update & (call.length > limits.core_tokens))
     return _first_of(
         ((call.parsed != Status.OK) & (call.parsed != Status.TRUNCATED), call.parsed),
@@ -180,54 +227,78 @@ def _verdict(call: Call, progress: Progress, match_J: jax.Array, limits: Limits,
         ((call.memory_type < 0) | (call.memory_type >= len(MemoryType)), Status.UNKNOWN_TYPE),
         (~enabled, Status.TYPE_DISABLED),
         (is_core & insert, Status.NOT_ALLOWED),
-        (~is_core & ~insert & ~jnp.any(match_J), Status.UNKNOWN_ID),
+        (~is_core & ~insert & (row == length_J.shape[0]), Status.UNKNOWN_ID),
         # Nothing is there to delete; counting it as done would pay for calls that do nothing.
-        (is_core & delete & core_is_empty, Status.UNKNOWN_ID),
+        (is_core & delete & (progress.core_call == CORE_CLEARED), Status.UNKNOWN_ID),
         (~delete & (call.length <= 0), Status.EMPTY_CONTENT),
-        (insert & _is_stored(call, rows, pool), Status.SKIPPED),
+        (insert & stored, Status.SKIPPED),
         (~is_core & ~delete & (too_much_text | no_row), Status.CAPACITY),
         (truncated, Status.TRUNCATED),
         otherwise=Status.OK,
     )
 
 
-def _is_stored(call: Call, rows: Rows, pool: jax.Array) -> jax.Array:
+def _is_stored(call: Call, rows: Rows, state: MemoryState, calls: CallBatch) -> jax.Array:
     """bool: an item of the call's type has exactly its tokens.
 
     Only the first row whose type, length and hash agree is compared, so a stored twin could go unnoticed
     behind another item of the same 32-bit hash; a new text is never taken for a stored one.
     """
     twin_J = (rows.type_J == call.memory_type) & (rows.length_J == call.length) & (rows.hash_J == call.hash)
+    row = _first_row(twin_J)
     position = jnp.arange(call.content_L.shape[0])
-    twin_L = pool.at[rows.start_J[jnp.argmax(twin_J)] + position].get(mode="clip")
+    start = jnp.where(jnp.arange(state.length_I.shape[0]) < row, state.length_I, 0).sum()
+    old_L = state.arena_A.at[start + position].get(mode="clip")
+    writer = rows.writer_J.at[row].get(mode="fill", fill_value=OLD)
+    twin_L = jnp.where(writer == OLD, old_L, calls.content_KL[writer])
     same_L = (twin_L == call.content_L) | (position >= call.length)
-    return jnp.any(twin_J) & jnp.all(same_L)
+    return (row < twin_J.shape[0]) & jnp.all(same_L)
+
+
+def _first_row(marked_J: jax.Array) -> jax.Array:
+    """int32: the first marked row, J if there is none."""
+    total = marked_J.shape[0]
+    return jnp.where(marked_J, jnp.arange(total), total).min()
 
 
 def _apply_call(
-    progress: Progress, call: Call, *, chunk: jax.Array, limits: Limits, pool: jax.Array
-) -> tuple[Progress, jax.Array]:
-    """The scan body: judges one call, then edits the row it names or the free row that is its own."""
-    rows = progress.rows
-    match_J = (rows.length_J > 0) & (rows.type_J == call.memory_type) & (rows.id_J == call.item_id)
-    status = _verdict(call, progress, match_J, limits, pool)
+    progress: Progress, call: Call, *, chunk: jax.Array, limits: Limits, state: MemoryState, calls: CallBatch
+) -> tuple[Progress, tuple[jax.Array, jax.Array]]:
+    """The scan body: judges one call, then edits the row it names or the next free one.
+
+    Gives the call's status and the row that it changed, J where it changed none.
+    """
+    rows, nowhere = progress.rows, progress.rows.length_J.shape[0]
+    named = _first_row((rows.length_J > 0) & (rows.type_J == call.memory_type) & (rows.id_J == call.item_id))
+    status = _verdict(call, progress, named, _is_stored(call, rows, state, calls), limits)
     done = (status == Status.OK) | (status == Status.TRUNCATED)
-    insert, update, delete = (done & (call.kind == kind) for kind in EDITS)
-    new_J = insert & (jnp.arange(match_J.shape[0]) == limits.items + call.index)
-    written_J = new_J | (update & match_J)
-    start_in_pool = limits.arena_tokens + call.index * call.content_L.shape[0]
+    is_core = call.memory_type == MemoryType.CORE
+    insert, update, delete = (done & ~is_core & (call.kind == kind) for kind in EDITS)
+    new = jnp.where(insert, progress.end, nowhere)
+    written = jnp.where(update, named, new)
+    changed = jnp.where(delete, named, written)
+    old_length = rows.length_J.at[changed].get(mode="fill", fill_value=0)
+    new_length = jnp.where(delete, 0, call.length)
     rows = Rows(
-        start_J=jnp.where(written_J, start_in_pool, rows.start_J),
-        length_J=jnp.where(written_J, call.length, jnp.where(delete & match_J, 0, rows.length_J)),
-        id_J=jnp.where(new_J, progress.next_id, rows.id_J),
-        type_J=jnp.where(new_J, call.memory_type, rows.type_J),
-        first_chunk_J=jnp.where(new_J, chunk, rows.first_chunk_J),
-        last_chunk_J=jnp.where(written_J, chunk, rows.last_chunk_J),
-        hash_J=jnp.where(written_J, call.hash, rows.hash_J),
+        length_J=rows.length_J.at[changed].set(new_length, mode="drop"),
+        id_J=rows.id_J.at[new].set(progress.next_id, mode="drop"),
+        type_J=rows.type_J.at[new].set(call.memory_type, mode="drop"),
+        first_chunk_J=rows.first_chunk_J.at[new].set(chunk, mode="drop"),
+        last_chunk_J=rows.last_chunk_J.at[written].set(chunk, mode="drop"),
+        hash_J=rows.hash_J.at[written].set(call.hash, mode="drop"),
+        writer_J=rows.writer_J.at[changed].set(call.index, mode="drop"),
     )
-    wrote_core = done & (call.memory_type == MemoryType.CORE)
-    core_call = jnp.where(wrote_core, jnp.where(delete, CORE_CLEARED, call.index), progress.core_call)
-    return Progress(rows, core_call, progress.next_id + insert), status
+    deletes_core = call.kind == CallKind.DELETE
+    core_call = jnp.where(done & is_core, jnp.where(deletes_core, CORE_CLEARED, call.index), progress.core_call)
+    progress = Progress(
+        rows,
+        core_call,
+        next_id=progress.next_id + insert,
+        end=progress.end + insert,
+        items=progress.items + insert - delete,
+        tokens=progress.tokens + jnp.where(insert | update | delete, new_length - old_length, 0),
+    )
+    return progress, (status, changed)
 
 
 def _first_of(*cases: tuple[jax.Array, jax.Array | int], otherwise: int) -> jax.Array:

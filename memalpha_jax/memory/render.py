@@ -4,7 +4,7 @@ The pool is [literals | core | arena | chunk]; the stretches depend on how many 
 is reduced until the prompt fits (`shown_choices`), so the stretches of every number are worked out and the
 first that fits is used.
 
-Axes: P prompt tokens, C chunk tokens, I item rows, E entries a list can show, V choices, D digits.
+Axes: P prompt tokens, C chunk tokens, I item rows, M items that may be shown, k similar items, V choices, D digits.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,8 +52,24 @@ __all__ = [
 ]
 
 POWERS_D = 10 ** np.arange(6, -1, -1)  # seven digits: more ids than any episode has calls
+NO_ROW = jnp.iinfo(jnp.int32).max
 Segments = tuple[jax.Array, jax.Array]
 _jitted_similar_items = jax.jit(similar_items, static_argnums=3)
+
+
+@flax.struct.dataclass
+class Candidates:
+    """The few items that a prompt may show, in row order; unused entries have length 0.
+
+    recency_M: how many items of its list are newer. likeness_M: its place among the similar items.
+    """
+
+    id_M: jax.Array
+    type_M: jax.Array
+    start_M: jax.Array
+    length_M: jax.Array
+    recency_M: jax.Array
+    likeness_M: jax.Array
 
 
 def render_prompt(
@@ -62,6 +79,7 @@ def render_prompt(
     tables: RenderTables,
     config: MemoryConfig,
     prompt_tokens: int,
+    likest_k: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """The prompt for one chunk: the core in full, the most recent items of each list, and those similar to
     the chunk.
@@ -69,16 +87,23 @@ def render_prompt(
     Args:
       state: memory of one trajectory. chunk_C: int32, of which `chunk_len` count.
       prompt_tokens: P.
+      likest_k: int32 [config.similar_items], what `similar_items` gives, where the caller knows it (`SimilarIndex`);
+        without it, it is worked out here.
     Returns:
       (int32 [P] padded with 0, length). A length over P means that the prompt does not fit even without
       items and has been cut: the caller must refuse it.
     """
     pool = jnp.concatenate([tables.literals_F, state.core_S, state.arena_A, chunk_C])
-    recency_I, likeness_I = _ranks(state, chunk_C, chunk_len, config)
+    if not config.similar_items:
+        likest_k = jnp.zeros(0, jnp.int32)
+    elif likest_k is None:
+        likest_k = similar_items(state, chunk_C, chunk_len, config.similar_items)
+    items, counts = _candidates(state, likest_k, config), _count_items(state)
 
     def segments(recent: jax.Array, similar: jax.Array) -> Segments:
-        shown_I = state.alive_I & ((recency_I < recent) | (likeness_I < similar))
-        pieces = [_slot_segments(part, state, shown_I, chunk_len, tables, config) for part in tables.parts]
+        shown_M = (items.recency_M < recent) | (items.likeness_M < similar)
+        shown = dataclasses.replace(items, length_M=jnp.where(shown_M, items.length_M, 0))
+        pieces = [_slot_segments(part, state, shown, counts, chunk_len, tables, config) for part in tables.parts]
         starts, lengths = zip(*(piece for group in pieces for piece in group), strict=True)
         return jnp.concatenate(starts), jnp.concatenate(lengths)
 
@@ -100,31 +125,48 @@ def shown_choices(config: MemoryConfig) -> list[tuple[int, int]]:
     return choices
 
 
-def _ranks(
-    state: MemoryState, chunk_C: jax.Array, chunk_len: jax.Array, config: MemoryConfig
-) -> tuple[jax.Array, jax.Array]:
-    """int32 [I] each: how many items of its list are newer, and its place among the similar items."""
-    recency_I = jnp.zeros_like(state.length_I)
-    for kind in LISTS:
+def _candidates(state: MemoryState, likest_k: jax.Array, config: MemoryConfig) -> Candidates:
+    """The newest items of each list and those in the rows `likest_k`, each once, in row order."""
+    rows, recency_I = [likest_k], jnp.zeros_like(state.length_I)
+    for kind in LISTS if config.shown_items else ():
         of_kind_I = state.alive_I & (state.type_I == kind)
-        recency_I = jnp.where(of_kind_I, of_kind_I.sum() - jnp.cumsum(of_kind_I), recency_I)
-    likeness_I = jnp.full_like(recency_I, config.similar_items)
-    if config.similar_items:
-        row_k = similar_items(state, chunk_C, chunk_len, config.similar_items)
-        row_k = jnp.where(row_k < 0, likeness_I.shape[0], row_k)
-        likeness_I = likeness_I.at[row_k].set(jnp.arange(config.similar_items), mode="drop")
-    return recency_I, likeness_I
+        upto_I, total = jnp.cumsum(of_kind_I), of_kind_I.sum()
+        recency_I = jnp.where(of_kind_I, total - upto_I, recency_I)
+        nth = total - jnp.arange(config.shown_items)  # newest first, counting from 1
+        rows.append(jnp.where(nth > 0, jnp.searchsorted(upto_I, nth), -1))
+    row_M = jnp.sort(jnp.concatenate(rows))
+    row_M = jnp.where((row_M < 0) | (row_M == jnp.roll(row_M, 1)) & (jnp.arange(len(row_M)) > 0), NO_ROW, row_M)
+    ranked_Mk = row_M[:, None] == likest_k
+    places = jnp.where(ranked_Mk, jnp.arange(len(likest_k)), config.similar_items)
+
+    def of_row(x_I: jax.Array) -> jax.Array:
+        return x_I.at[row_M].get(mode="fill", fill_value=0)
+
+    return Candidates(
+        id_M=of_row(state.id_I),
+        type_M=of_row(state.type_I),
+        start_M=jnp.where(jnp.arange(len(state.length_I)) < row_M[:, None], state.length_I, 0).sum(1),
+        length_M=of_row(state.length_I),
+        recency_M=of_row(recency_I) if config.shown_items else jnp.full_like(row_M, NO_ROW),
+        likeness_M=places.min(1, initial=config.similar_items),
+    )
+
+
+def _count_items(state: MemoryState) -> dict[MemoryType, jax.Array]:
+    """int32 of each list."""
+    return {kind: (state.alive_I & (state.type_I == kind)).sum() for kind in LISTS}
 
 
 def _slot_segments(
     part: Part,
     state: MemoryState,
-    shown_I: jax.Array,
+    shown: Candidates,
+    counts: dict[MemoryType, jax.Array],
     chunk_len: jax.Array,
     tables: RenderTables,
     config: MemoryConfig,
 ) -> list[Segments]:
-    """What one part of the template contributes, in order."""
+    """What one part of the template contributes, in order; items of length 0 are not shown."""
     core_start = tables.literals_F.shape[0]
     arena_start = core_start + state.core_S.shape[0]
     if part.name == "":
@@ -134,43 +176,33 @@ def _slot_segments(
     if part.name == "chunk":
         return [_stretch(arena_start + state.arena_A.shape[0], chunk_len)]
     if part.name in LIST_SLOTS:
-        return _list_segments(LIST_SLOTS[part.name], state, shown_I, arena_start, tables, config)
+        kind = LIST_SLOTS[part.name]
+        return _list_segments(kind, shown, counts[kind], arena_start, tables)
     if part.name == "core_tokens":
         return [_number(state.core_len)]
     if part.name == "core_limit":
         return [_number(jnp.int32(config.core_tokens))]
     name, count = part.name.split("_")
-    counted_I = shown_I if count == "shown" else state.alive_I
-    return [_number((counted_I & (state.type_I == LIST_SLOTS[name])).sum())]
+    kind = LIST_SLOTS[name]
+    return [_number(((shown.length_M > 0) & (shown.type_M == kind)).sum() if count == "shown" else counts[kind])]
 
 
 def _list_segments(
-    kind: MemoryType,
-    state: MemoryState,
-    shown_I: jax.Array,
-    arena_start: int,
-    tables: RenderTables,
-    config: MemoryConfig,
+    kind: MemoryType, shown: Candidates, count: jax.Array, arena_start: int, tables: RenderTables
 ) -> list[Segments]:
     """One line for each shown item of one list, or the empty word if the list holds nothing."""
-    of_kind_I = state.type_I == kind
-    entries = min(config.shown_items + config.similar_items, shown_I.shape[0])
-    place_I = jnp.cumsum(shown_I & of_kind_I)
-    row_E = (place_I <= jnp.arange(entries)[:, None]).sum(-1)  # the first row with more than e shown up to it
-    used_E = row_E < shown_I.shape[0]
-    row_E = jnp.minimum(row_E, shown_I.shape[0] - 1)
 
-    def line(row: jax.Array) -> Segments:
-        item_id, text = _number(state.id_I[row]), _stretch(arena_start + state.start_I[row], state.length_I[row])
+    def line(item: Candidates) -> Segments:
+        item_id, text = _number(item.id_M), _stretch(arena_start + item.start_M, item.length_M)
         first, second = (item_id, text) if tables.item.id_first else (text, item_id)
         before, between, after = map(_piece, tables.item_marks)
         return _joined([before, first, between, second, after, _piece(tables.newline)])
 
-    start_ES, length_ES = jax.vmap(line)(row_E)
-    length_ES = jnp.where(used_E[:, None], length_ES, 0)
-    nothing = ~jnp.any(state.alive_I & of_kind_I)
-    empty = [_piece(tables.empty, nothing), _piece(tables.newline, nothing)]
-    return [(start_ES.reshape(-1), length_ES.reshape(-1)), *empty]
+    start_MS, length_MS = jax.vmap(line)(shown)
+    present_M = (shown.type_M == kind) & (shown.length_M > 0)
+    length_MS = jnp.where(present_M[:, None], length_MS, 0)
+    empty = [_piece(tables.empty, count == 0), _piece(tables.newline, count == 0)]
+    return [(start_MS.reshape(-1), length_MS.reshape(-1)), *empty]
 
 
 def _joined(segments: list[Segments]) -> Segments:

@@ -4,6 +4,11 @@ Items are the documents; pairs of neighbouring tokens are the words.
 
 Sorting the arena by (token, row) makes every term one group of neighbours and every posting one run within
 it: document frequencies, term frequencies and the vocabulary's mean idf are then differences of positions.
+That costs time in proportion to the arena. `similar_index.py` does the same on the host for memories that grow long.
+
+What a term adds to a score is rounded to a multiple of 2**-14. Sums of such numbers are exact in any order (below
+1024, which only a long passage of one rare term could exceed), so items that are equally like a passage are so to the
+last bit, and both implementations break the tie alike.
 
 Axes: I item rows, A arena tokens, C chunk (or query) tokens, W passages.
 """
@@ -14,6 +19,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from memalpha_jax.memory.retrieval import EPSILON, K1, B
 from memalpha_jax.memory.state import MemoryState
@@ -21,8 +27,8 @@ from memalpha_jax.memory.state import MemoryState
 TOKEN_BITS = 18  # of a hashed pair
 SORT_KEYS = 2**32 - 1
 NO_TOKEN = jnp.iinfo(jnp.int32).max
-
-
+SHARES = 2**14
+"""Shares of a score are multiples of 1 / SHARES."""
 PASSAGE_TOKENS = 6
 MOST_PASSAGES = 24
 
@@ -34,8 +40,7 @@ class Postings(NamedTuple):
     row_A: jax.Array
     run_A: jax.Array  # bool: first position of a term in an item
     term_start_A: jax.Array  # where the group of this position's term starts
-    idf_A: jax.Array  # at the start of a group
-    saturation_A: jax.Array  # BM25's tf factor at the start of a run
+    share_A: jax.Array  # at the start of a run: what the term, asked for once, adds to the item's score
 
 
 def similar_items(state: MemoryState, chunk_C: jax.Array, chunk_len: jax.Array, k: int) -> jax.Array:
@@ -66,9 +71,13 @@ def pairs(tokens: jax.Array, lengths: jax.Array) -> jax.Array:
       tokens: [C]. lengths: how many of them are real, or bool [C], True where a text ends.
     """
     last_C = jnp.arange(tokens.shape[0]) == lengths - 1 if jnp.ndim(lengths) == 0 else lengths
-    follower_C = jnp.where(last_C, 0, jnp.roll(tokens, -1)).astype(jnp.uint32)
-    mixed_C = (tokens.astype(jnp.uint32) * jnp.uint32(0x9E3779B1)) ^ (follower_C * jnp.uint32(0x85EBCA77))
-    return ((mixed_C ^ (mixed_C >> 15)) * jnp.uint32(0xC2B2AE3D) >> (32 - TOKEN_BITS)).astype(jnp.int32)
+    return hash_pairs(tokens, jnp.where(last_C, 0, jnp.roll(tokens, -1)))
+
+
+def hash_pairs(tokens, followers):
+    """int32 below 2**18 of each token and the one after it; numpy arrays give a numpy array."""
+    mixed = (tokens.astype(np.uint32) * np.uint32(0x9E3779B1)) ^ (followers.astype(np.uint32) * np.uint32(0x85EBCA77))
+    return ((mixed ^ (mixed >> np.uint32(15))) * np.uint32(0xC2B2AE3D) >> np.uint32(32 - TOKEN_BITS)).astype(np.int32)
 
 
 def passages(chunk_C: jax.Array, chunk_len: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -95,20 +104,16 @@ def build_postings(state: MemoryState) -> Postings:
     tf_A = jnp.minimum(_next(run_A), used) - position_A
     length_I = state.length_I.astype(jnp.float32)
     norm_I = K1 * (1 - B + B * length_I * state.rows / jnp.maximum(used, 1))
-    return Postings(
-        token_A,
-        row_A,
-        run_A,
-        jax.lax.cummax(jnp.where(term_A, position_A, 0)),
-        _idf(frequency_A, term_A, state.rows),
-        tf_A * (K1 + 1) / (tf_A + norm_I[row_A]),
-    )
+    term_start_A = jax.lax.cummax(jnp.where(term_A, position_A, 0))
+    weight_A = _idf(frequency_A, term_A, state.rows)[term_start_A]
+    share_A = jnp.round(weight_A * (tf_A * (K1 + 1) / (tf_A + norm_I[row_A])) * SHARES) / SHARES
+    return Postings(token_A, row_A, run_A, term_start_A, share_A)
 
 
 def bm25_scores(postings: Postings, query_C: jax.Array, query_len: jax.Array, items: int) -> jax.Array:
-    """float32 [I]: BM25Okapi score of each of `items` rows for the query's first `query_len` tokens."""
-    weight_A = _asked(postings.token_A, query_C, query_len) * postings.idf_A
-    share_A = jnp.where(postings.run_A, weight_A[postings.term_start_A] * postings.saturation_A, 0.0)
+    """float32 [I]: BM25Okapi score of each of `items` rows for the query's first `query_len` terms."""
+    asked_A = _asked(postings.token_A, query_C, query_len)
+    share_A = jnp.where(postings.run_A, asked_A[postings.term_start_A] * postings.share_A, 0.0)
     return jnp.zeros(items).at[postings.row_A].add(share_A, mode="drop")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from memalpha_jax.chat.lockstep import Lockstep
 from memalpha_jax.errors import UserError
-from memalpha_jax.evaluation import WrittenCall, grow_for_reply, written_calls
+from memalpha_jax.evaluation import WrittenCall, written_calls
 from memalpha_jax.memory.state import (
     LISTS,
     MemoryState,
@@ -31,6 +31,7 @@ from memalpha_jax.policy.policy import Policy
 from memalpha_jax.rollout.engine import make_engine
 from memalpha_jax.rollout.rollout import trajectory_keys
 from memalpha_jax.rollout.steps import Steps
+from memalpha_jax.rollout.stream import Stream, reply_room
 from memalpha_jax.tools.calls import Status
 
 FIRST_ROOM = 64
@@ -70,19 +71,16 @@ class _Rows:
         self.method, self.engine, self.tokenizer = method, method.steps.engine, method.policy.tokenizer
         self.lockstep: Lockstep[list[int], WriteRecord] = Lockstep(self._read, n)
         room = 1 << (n - 1).bit_length()  # few batch sizes are compiled
-        rollout = self.engine.rollout
-        self._memory = grow_for(
-            empty_memory(self.engine.memory, (room,)),
-            FIRST_ROOM * rollout.max_calls,
-            rollout.reply_tokens // rollout.max_calls + 1,
-        )
+        calls, tokens = reply_room(self.engine)
+        memory = grow_for(empty_memory(self.engine.memory, (room,)), FIRST_ROOM * calls, tokens)
+        self.stream = Stream(method.steps, memory)
         self._step_N = np.zeros(room, np.int32)
         self._key_N = trajectory_keys(0, 0, np.arange(room, dtype=np.int32), np.zeros(room, np.int32))
         self._host: list[MemoryState] | None = None
 
     def _read(self, chunks: Mapping[int, list[int]]) -> dict[int, WriteRecord]:
         """One chunk for each of the given rows. Rows that have left keep their memory."""
-        self._memory, self._host = grow_for_reply(self._memory, self.engine), None
+        self._host = None
         C = self.engine.rollout.prompt_tokens
         chunk_NC = np.zeros((len(self._step_N), C), np.int32)
         length_N = np.zeros(len(self._step_N), np.int32)
@@ -90,9 +88,7 @@ class _Rows:
             chunk_NC[row, : len(tokens)], length_N[row] = tokens, len(tokens)
         step = int(self._step_N[next(iter(chunks))])  # rows that are left have all read as many
         params = self.method.policy.params
-        self._memory, record = self.method.steps.step(
-            params, self._memory, self._key_N, step, chunk_NC, length_N, length_N > 0
-        )
+        record = self.stream.read(params, self._key_N, step, chunk_NC, length_N, length_N > 0)
         found = {}
         for row in chunks:
             self._step_N[row] += 1
@@ -111,7 +107,7 @@ class _Rows:
     def state(self, row: int) -> MemoryState:
         """The memory of one row on the host."""
         if self._host is None:
-            self._host = unstack(self._memory)
+            self._host = unstack(self.stream.memory)
         return self._host[row]
 
 
@@ -137,6 +133,11 @@ class Written:
         self._rows, self._row = rows, row
         self._ranking = rows.method.retrieval.open()
         self._entries: list[Entry] | None = None
+
+    @property
+    def stream(self) -> Stream:
+        """Of this memory and those opened with it."""
+        return self._rows.stream
 
     def write(self, chunk: str) -> WriteRecord:
         tokens = self._rows.tokenizer.encode(chunk)

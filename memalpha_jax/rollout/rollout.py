@@ -120,18 +120,29 @@ def parse_on_host(engine: Engine, reply_NR: jax.Array, length_N: jax.Array) -> t
     return sharded(reply_NR, length_N)
 
 
-def render_batch(engine: Engine, memory: MemoryState, chunk_NC: jax.Array, chunk_len_N: jax.Array):
-    """Prompts [N, P] and their lengths, for N memories and N chunks."""
+def render_batch(
+    engine: Engine,
+    memory: MemoryState,
+    chunk_NC: jax.Array,
+    chunk_len_N: jax.Array,
+    likest_Nk: jax.Array | None = None,
+):
+    """Prompts [N, P] and their lengths, for N memories and N chunks; `likest_Nk` as in `render_prompt`."""
+    P = engine.rollout.prompt_tokens
 
-    def one(state, chunk_C, length):
-        return render_prompt(state, chunk_C, length, engine.tables, engine.memory, engine.rollout.prompt_tokens)
+    def one(state, chunk_C, length, likest_k):
+        return render_prompt(state, chunk_C, length, engine.tables, engine.memory, P, likest_k)
 
-    return jax.vmap(one)(memory, chunk_NC, chunk_len_N)
+    return jax.vmap(one)(memory, chunk_NC, chunk_len_N, likest_Nk)
 
 
 def apply_batch(engine: Engine, memory: MemoryState, calls: CallBatch, step: jax.Array):
     """`apply_calls` for N memories."""
-    return jax.vmap(lambda m, c: apply_calls(m, c, step, engine.memory))(memory, calls)
+    one = lambda m, c: apply_calls(m, c, step, engine.memory)
+    if len(memory.core_len) == 1:  # without vmap, which turns conditions into selections, a branch costs only if taken
+        alone = one(*jax.tree.map(lambda x: x[0], (memory, calls)))
+        return jax.tree.map(lambda x: x[None], alone)
+    return jax.vmap(one)(memory, calls)
 
 
 def prompt_layout(engine: Engine, group: int = 1) -> PromptLayout:

@@ -51,7 +51,7 @@ class Steps:
             return replies.tokens_NR, replies.length_N
 
         self.engine = engine
-        self.render = jax.jit(lambda memory, chunk_NC, length_N: render_batch(engine, memory, chunk_NC, length_N))
+        self.render = jax.jit(lambda *arguments: render_batch(engine, *arguments))
         self.apply = jax.jit(lambda memory, calls, step: apply_batch(engine, memory, calls, step))
         self._reply = jax.jit(reply)
 
@@ -64,9 +64,10 @@ class Steps:
         chunk_NC: np.ndarray,
         chunk_len_N: np.ndarray,
         active_N: np.ndarray,
+        likest_Nk: np.ndarray | None = None,
     ) -> tuple[MemoryState, StepRecord]:
-        """Chunk number `step` of every active trajectory; arguments as in `rollout.chunk_step`."""
-        prompt_NP, prompt_len_N = self.render(memory, chunk_NC, chunk_len_N)
+        """Chunk number `step` of every active trajectory; arguments as in `rollout.chunk_step` and `render_batch`."""
+        prompt_NP, prompt_len_N = self.render(memory, chunk_NC, chunk_len_N, likest_Nk)
         fits_N = prompt_len_N <= self.engine.rollout.prompt_tokens
         active_N = jnp.asarray(active_N) & fits_N
         replies = self._reply(params, prompt_NP, prompt_len_N, key_N, np.int32(step), active_N)
