@@ -59,6 +59,13 @@ def to_dict(value: Any) -> Any:
     return value
 
 
+def with_tuples(value: Any) -> Any:
+    """Lists as tuples, which are the only sequences that the command line can set."""
+    if isinstance(value, Mapping):
+        return {key: with_tuples(item) for key, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """`{"a": {"b": 1}}` as `{"a.b": 1}`; an empty section stays as `{}`."""
     flat: dict[str, Any] = {}

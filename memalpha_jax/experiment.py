@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import runpy
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from absl import flags, logging
 from ml_collections import config_dict
 
 from memalpha_jax.chat.config import HOW_ASKED
-from memalpha_jax.config import to_dict
+from memalpha_jax.config import to_dict, with_tuples
 from memalpha_jax.config_checks import check_config
 from memalpha_jax.distributed import is_first
 from memalpha_jax.episodes.sources import EpisodesConfig
@@ -126,14 +124,7 @@ def open_run(config: Config) -> Workdir:
 
 def default_config() -> config_dict.ConfigDict:
     """Every key with its default, for an experiment file to change."""
-    return config_dict.ConfigDict(_with_tuples(to_dict(Config())))
-
-
-def _with_tuples(value: Any) -> Any:
-    """Lists as tuples, which are the only sequences that the command line can set."""
-    if isinstance(value, Mapping):
-        return {key: _with_tuples(item) for key, item in value.items()}
-    return tuple(value) if isinstance(value, list) else value
+    return config_dict.ConfigDict(with_tuples(to_dict(Config())))
 
 
 def sibling_config(experiment_file: str, name: str) -> config_dict.ConfigDict:

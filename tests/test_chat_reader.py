@@ -316,7 +316,9 @@ def test_failed_answers_are_marked_and_left_out_and_asked_again(tmp_path):
         row = found["rows"][0]
         assert row["failed"] == 1 + 2 + 6 + 2
         assert row["accuracy"] == pytest.approx((4 / 5 + 3 / 4 + 3 / 4) / 3)
-        markdown = results_markdown({**found, "reader": "a server"})
+        markdown = results_markdown(
+            {**found, "reader": "a server"}, [{**row, "seconds_per_chunk": 1.0} for row in found["rows"]]
+        )
         assert "11 answers failed" in markdown
         assert "graded by: m at http" in markdown
         assert all(

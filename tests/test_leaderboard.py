@@ -102,7 +102,9 @@ def test_the_table_is_what_a_loop_over_questions_gives(tmp_path):
     assert by_method["bm25_rag"]["accuracy"] == 1.0
     assert by_method["bm25_rag"]["cells"] == 2
     assert by_method["long_context"]["accuracy"] == pytest.approx(0.5)
-    assert "100.0" in results_markdown(found)
+    markdown = results_markdown(found, [{**row, "seconds_per_chunk": 0.25} for row in found["rows"]])
+    assert "100.0" in markdown
+    assert "0.250" in markdown
 
 
 def test_an_interrupted_run_ends_with_the_very_same_results(tmp_path):
@@ -117,6 +119,15 @@ def test_an_interrupted_run_ends_with_the_very_same_results(tmp_path):
         again = CountingReader()
         assert json.dumps(results(root, again)) == whole
         assert again.asked == 0
+
+
+def test_published_budgets_cut_no_method_but_ours():
+    shared, published = (
+        LeaderboardConfig(budgets=name, reader=ReaderConfig(budget=7)) for name in ("shared", "published")
+    )
+    assert {run.budget_of(shared, name) for name in METHODS} == {7}
+    assert run.budget_of(published, "memalpha") == 30_000
+    assert all(run.budget_of(published, name) is None for name in METHODS if name != "memalpha")
 
 
 def test_more_episodes_use_what_is_stored(tmp_path):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from typing import Literal
 
 from ml_collections import config_dict
 
 from memalpha_jax.chat.config import ChatConfig
-from memalpha_jax.config import to_dict
+from memalpha_jax.config import to_dict, with_tuples
 from memalpha_jax.errors import UserError
 from memalpha_jax.methods.config import MethodConfig
 from memalpha_jax.methods.registry import METHODS, check_known
@@ -77,6 +76,8 @@ class LeaderboardConfig:
       methods: by name, see `memalpha_jax.methods.registry`. sources: as `memalpha_jax.prepare --list` has them.
       chat: the language model of the methods that need one. reader, grader: who answers, and who grades the answers
         that no rule scores; the same for every method.
+      budgets: "shared" shows the reader at most `reader.budget` tokens of any method; "published" does as the paper's
+        comparison did, 30,000 for memalpha and whatever the others hand over.
       batch: episodes that a method writes side by side.
       bootstrap: resamples of the intervals.
       published: score by the published rules, quirks included.
@@ -92,6 +93,7 @@ class LeaderboardConfig:
     reader: ReaderConfig = ReaderConfig()
     grader: GraderConfig = GraderConfig(kind="rules")
     report: ReportConfig = ReportConfig()
+    budgets: Literal["shared", "published"] = "shared"
     batch: int = 16
     bootstrap: int = 2000
     published: bool = False
@@ -104,10 +106,4 @@ class LeaderboardConfig:
 
 def default_config() -> config_dict.ConfigDict:
     """Every key with its default, for an experiment file to change."""
-    return config_dict.ConfigDict(_with_tuples(to_dict(LeaderboardConfig())))
-
-
-def _with_tuples(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _with_tuples(item) for key, item in value.items()}
-    return tuple(value) if isinstance(value, list) else value
+    return config_dict.ConfigDict(with_tuples(to_dict(LeaderboardConfig())))

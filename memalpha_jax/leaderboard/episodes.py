@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from absl import logging
 
-from memalpha_jax.config import build
 from memalpha_jax.episodes import registry
 from memalpha_jax.episodes.chunkers import CountTokens
 from memalpha_jax.episodes.episode import Episode
@@ -19,7 +18,6 @@ from memalpha_jax.episodes.source import BuildOptions
 from memalpha_jax.episodes.sources import GENERATED
 from memalpha_jax.errors import UserError
 from memalpha_jax.leaderboard.config import EpisodeChoice
-from memalpha_jax.policy.policy import Policy
 
 
 def load(source: str, choice: EpisodeChoice, world: WorldConfig, count_tokens: CountTokens) -> list[Episode]:
@@ -35,11 +33,6 @@ def load(source: str, choice: EpisodeChoice, world: WorldConfig, count_tokens: C
     if len(found) < choice.episodes:
         logging.warning("%s has only %d episode(s) of the %d wanted", source, len(found), choice.episodes)
     return [dataclasses.replace(e, questions=_thinned(e, choice)) for e in found]
-
-
-def world_of(policy: Policy) -> WorldConfig:
-    """The generated world the policy was trained on."""
-    return build(WorldConfig, policy.run_config.get("episodes", {}).get("world", {}), "config.episodes.world")
 
 
 def _shortened(source: str, choice: EpisodeChoice, world: WorldConfig, count: CountTokens) -> Iterator[Episode]:

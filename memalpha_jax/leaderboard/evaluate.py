@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -15,13 +14,13 @@ from memalpha_jax.chat.make import CACHE, ChatModels
 from memalpha_jax.config import build, to_dict
 from memalpha_jax.errors import UserError
 from memalpha_jax.leaderboard import episodes, run, summary
-from memalpha_jax.leaderboard.config import LeaderboardConfig, PolicyChoice
+from memalpha_jax.leaderboard.config import LeaderboardConfig
 from memalpha_jax.leaderboard.page import write_page
+from memalpha_jax.leaderboard.policy import chosen_policy, world_of
 from memalpha_jax.leaderboard.store import Store
 from memalpha_jax.leaderboard.tables import results_markdown
 from memalpha_jax.methods import registry
 from memalpha_jax.methods.retrieval import make_retrieval
-from memalpha_jax.policy.policy import Policy, load_policy
 from memalpha_jax.rewards.make import make_grader, make_reader
 from memalpha_jax.rewards.metrics import score
 from memalpha_jax.workdir import atomic_write, exclusive, open_workdir
@@ -57,8 +56,10 @@ def evaluate_methods(values: Any, path: str) -> None:
         results = summary.summarise(cells, store, parts.count_tokens, config.bootstrap)
         results["about"] = {method.name: method.about for method in parts.methods.values()}
         results |= {"reader": parts.reader_name.about, "grader": parts.grader_name.about}
-        markdown = results_markdown(results)
+        timings = summary.timings(cells, store)
+        markdown = results_markdown(results, timings)
         atomic_write(workdir.root / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+        atomic_write(workdir.root / "timings.json", json.dumps(timings, indent=1) + "\n")
         atomic_write(workdir.root / "results.md", markdown)
         report = write_page(config, cells, store, results)
     print(markdown)
@@ -71,7 +72,7 @@ def make_parts(config: LeaderboardConfig, cache: Path | None = None) -> tuple[ru
 
     `cache`: folder for the replies of servers.
     """
-    policy = _policy(config.policy)
+    policy = chosen_policy(config.policy)
 
     @functools.cache
     def count_tokens(text: str) -> int:
@@ -80,7 +81,7 @@ def make_parts(config: LeaderboardConfig, cache: Path | None = None) -> tuple[ru
     retrieval = make_retrieval(config.retrieval)
     models = ChatModels(lambda: policy, count_tokens, cache)
     made = registry.Parts(config.method, lambda: policy, lambda: models.get(config.chat), count_tokens, retrieval)
-    world = episodes.world_of(policy)
+    world = world_of(policy)
     reader, reader_name = make_reader(config.reader, models, one_value=True)
     grader, grader_name = make_grader(config.grader, models)
     parts = run.Parts(
@@ -96,14 +97,3 @@ def make_parts(config: LeaderboardConfig, cache: Path | None = None) -> tuple[ru
     for source in {episode.data_source for found in parts.episodes.values() for episode in found}:
         score(source, "", "any", verdict="no" if grader else None)  # a source that cannot be scored is told now
     return parts, models
-
-
-def _policy(choice: PolicyChoice) -> Policy:
-    """The policy with the budgets that were chosen for it."""
-    policy = load_policy(choice.path)
-    rollout = dataclasses.replace(
-        policy.rollout,
-        prompt_tokens=choice.prompt_tokens or policy.rollout.prompt_tokens,
-        reply_tokens=choice.reply_tokens or policy.rollout.reply_tokens,
-    )
-    return dataclasses.replace(policy, rollout=rollout)

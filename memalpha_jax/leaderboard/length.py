@@ -21,19 +21,18 @@ from typing import Any
 from absl import logging
 from ml_collections import config_dict
 
-from memalpha_jax.config import build, to_dict
+from memalpha_jax.config import build, to_dict, with_tuples
 from memalpha_jax.episodes.chunkers import CountTokens
 from memalpha_jax.episodes.episode import Episode
 from memalpha_jax.episodes.generated import WorldConfig, generate_episode
 from memalpha_jax.errors import UserError
 from memalpha_jax.leaderboard.config import PolicyChoice
-from memalpha_jax.leaderboard.episodes import world_of
 from memalpha_jax.leaderboard.length_report import draw_lengths, length_markdown, length_results, short
+from memalpha_jax.leaderboard.policy import chosen_policy, world_of
 from memalpha_jax.leaderboard.store import key_of
 from memalpha_jax.methods.context import fit, reader_query
 from memalpha_jax.methods.memalpha import MemAlpha, Written
 from memalpha_jax.methods.retrieval import Retrieval
-from memalpha_jax.policy.policy import load_policy
 from memalpha_jax.rewards.metrics import score
 from memalpha_jax.rewards.reader import ExtractiveReader, Reader, every_answer
 from memalpha_jax.workdir import Workdir, atomic_write, exclusive, open_workdir
@@ -79,9 +78,7 @@ class LengthConfig:
 
 def default_config() -> config_dict.ConfigDict:
     """Every key with its default, for an experiment file to change."""
-    return config_dict.ConfigDict(
-        {**to_dict(LengthConfig()), "lengths": LengthConfig.lengths, "episodes": LengthConfig.episodes}
-    )
+    return config_dict.ConfigDict(with_tuples(to_dict(LengthConfig())))
 
 
 def evaluate_lengths(values: Any, path: str) -> None:
@@ -96,7 +93,7 @@ def evaluate_lengths(values: Any, path: str) -> None:
     logging.set_verbosity(logging.INFO)
     workdir = open_workdir(path, to_dict(config), may_change=MAY_CHANGE)
     with exclusive(workdir):
-        policy = load_policy(config.policy.path)
+        policy = chosen_policy(config.policy)
         study = Study(
             config, MemAlpha(policy, config.top_k, Retrieval()), world_of(policy), ExtractiveReader(one_value=True)
         )

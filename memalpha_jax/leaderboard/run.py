@@ -25,6 +25,8 @@ from memalpha_jax.rewards.reward import score_answers
 from memalpha_jax.rewards.rouge import references, rouge_l
 
 ANSWERS_AT_ONCE = 64
+PUBLISHED_BUDGET = 30_000
+"""Tokens of memory in a prompt of the paper's reader (arXiv 2509.25911)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,12 +82,19 @@ def run(config: LeaderboardConfig, parts: Parts, store: Store) -> list[Cell]:
 
 def _cell(config: LeaderboardConfig, parts: Parts, name: str, source: str, episodes: tuple[Episode, ...]) -> Cell:
     reader, grader = parts.reader_name.identity, parts.grader_name.identity
-    memories = tuple(key_of(parts.methods[name].identity, config.reader.budget, episode_key(e)) for e in episodes)
+    memories = tuple(key_of(parts.methods[name].identity, budget_of(config, name), episode_key(e)) for e in episodes)
     answers = tuple(
         key_of(memory, reader, grader if needs_grader(e.data_source) else "", config.published)
         for memory, e in zip(memories, episodes, strict=True)
     )
     return Cell(name, source, episodes, memories, answers)
+
+
+def budget_of(config: LeaderboardConfig, method: str) -> int | None:
+    """Tokens that the reader is shown of a method at most; None for no limit but the method's own."""
+    if config.budgets == "shared":
+        return config.reader.budget
+    return PUBLISHED_BUDGET if method == "memalpha" else None
 
 
 def _is_finished(cell: Cell, store: Store) -> bool:
@@ -100,7 +109,8 @@ def _write_group(config: LeaderboardConfig, parts: Parts, store: Store, cell: Ce
     keys = cell.memories[group]
     if all(store.has_memory(key) for key in keys):
         return
-    shorten = functools.partial(fit, budget=config.reader.budget, count_tokens=parts.count_tokens)
+    budget = budget_of(config, cell.method)
+    shorten = functools.partial(fit, budget=budget, count_tokens=parts.count_tokens) if budget else lambda whole: whole
     records = write_episodes(parts.methods[cell.method], cell.episodes[group], shorten)
     for key, record in zip(keys, records, strict=True):
         store.save_memory(key, record)

@@ -46,6 +46,16 @@ def summarise(cells: Sequence[Cell], store: Store, count_tokens: CountTokens, bo
     }
 
 
+def timings(cells: Sequence[Cell], store: Store) -> list[dict[str, Any]]:
+    """Seconds that writing took per chunk, of each method and source; they differ from run to run."""
+    found = []
+    for cell in cells:
+        seconds = sum(store.read_memory(key)["seconds"] for key in cell.memories)
+        chunks = sum(len(episode.chunks) for episode in cell.episodes)
+        found.append({"method": cell.method, "source": cell.source, "seconds_per_chunk": seconds / chunks})
+    return found
+
+
 def _row(
     cell: Cell, records: Sequence[Mapping], scores: Scores, count_tokens: CountTokens, bootstrap: int
 ) -> dict[str, Any]:
