@@ -30,5 +30,6 @@ def get_config():
     config.chat.context_tokens = 2048
     config.method.reply_tokens = 64
     config.method.long_context_tokens = 4096
+    config.method.lora_steps = 2
     config.reader.budget = 8192
     return config
