@@ -70,7 +70,7 @@ def test_deleting_everything_leaves_nothing_to_find():
 def test_an_index_takes_few_bytes_per_token():
     rng, index = np.random.default_rng(0), SimilarIndex()
     tokens = 0
-    while tokens < 200_000:
+    while tokens < 40_000:
         calls = empty_call_batch(K, L)
         calls.kind_K[:], calls.memory_type_K[:] = CallKind.INSERT, MemoryType.SEMANTIC
         calls.content_KL[:], calls.length_K[:] = rng.integers(1, 1000, (K, L)), L

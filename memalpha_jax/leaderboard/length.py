@@ -122,6 +122,8 @@ class Study:
         plan = dict(zip(config.lengths, config.episodes, strict=True))
         files = {tokens: self._file(workdir, tokens, count) for tokens, count in plan.items()}
         todo = {tokens: count for tokens, count in plan.items() if not files[tokens].exists()}
+        if todo:
+            self._compile()
         progress = Progress(sum(tokens * count for tokens, count in todo.items()))
         for tokens, count in todo.items():
             episodes: list[dict[str, Any]] = []
@@ -132,6 +134,12 @@ class Study:
             record = {"tokens": tokens, "episodes": episodes}
             atomic_write(files[tokens], json.dumps(record, ensure_ascii=False) + "\n")
         return [_read(path) for path in files.values()]
+
+    def _compile(self) -> None:
+        """Reads a chunk for nothing: what is compiled once is no chunk's cost."""
+        memory = self.method.open(1)[0]
+        memory.write(stream_episode(self.world, 1, self.config.first, self.config.seed, self.count_tokens).chunks[0])
+        memory.close()
 
     def _file(self, workdir: Workdir, tokens: int, count: int) -> Path:
         c = self.config

@@ -12,6 +12,7 @@ from memalpha_jax.memory.similar_index import SimilarIndex
 from memalpha_jax.memory.state import MemoryState, grow_for, unstack
 from memalpha_jax.rollout.rollout import Engine
 from memalpha_jax.rollout.steps import StepRecord, Steps
+from memalpha_jax.tools.calls import empty_call_batch
 
 INDEXED_FROM = 16_384
 """Arena tokens from which on similar items are looked up in an index: searching the arena anew takes longer."""
@@ -45,7 +46,7 @@ class Stream:
     ) -> StepRecord:
         """Chunk number `step` of every active trajectory; arguments as in `Steps.step`."""
         if self._replies_left == 0:
-            self._make_room(params, key_N, chunk_NC)
+            self._make_room(chunk_NC)
         self._replies_left -= 1
         likest_Nk = self._likest(chunk_NC, chunk_len_N)
         arrays = step, chunk_NC, chunk_len_N, active_N, likest_Nk
@@ -64,8 +65,8 @@ class Stream:
         """Bytes of the indices of their items."""
         return sum(index.nbytes for index in self._indices)
 
-    def _make_room(self, params: Any, key_N: jax.Array, chunk_NC: np.ndarray) -> None:
-        """Room for one more reply at least, and a step without any trajectory, so that all is compiled now."""
+    def _make_room(self, chunk_NC: np.ndarray) -> None:
+        """Room for one more reply at least, and all that depends on the room compiled for it now."""
         begin = time.monotonic()
         calls, tokens = reply_room(self.steps.engine)
         self.memory = grow_for(self.memory, calls, tokens)
@@ -75,9 +76,10 @@ class Stream:
         indexed = self.steps.engine.memory.similar_items and self.memory.arena_A.shape[-1] >= INDEXED_FROM
         if indexed and not self._indices:
             self._indices = [SimilarIndex.of(state) for state in unstack(self.memory)]
-        nothing = np.zeros(len(chunk_NC), np.int32)
-        likest_Nk = self._likest(chunk_NC, nothing)
-        self.steps.step(params, self.memory, key_N, 0, chunk_NC, nothing, nothing > 0, likest_Nk)
+        nothing, rollout = np.zeros(len(chunk_NC), np.int32), self.steps.engine.rollout
+        no_calls = empty_call_batch(rollout.max_calls, rollout.reply_tokens, nothing.shape)
+        prompts = self.steps.render(self.memory, chunk_NC, nothing, self._likest(chunk_NC, nothing))
+        jax.block_until_ready((prompts, self.steps.apply(self.memory, no_calls, np.int32(0))))
         self.growth_seconds += time.monotonic() - begin
 
     def _likest(self, chunk_NC: np.ndarray, chunk_len_N: np.ndarray) -> np.ndarray | None:
