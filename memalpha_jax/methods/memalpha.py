@@ -114,7 +114,7 @@ class _Rows:
 def _too_long(step: int, tokens: int, over: int) -> str:
     return (
         f"chunk {step + 1} of an episode has {tokens} tokens and makes a prompt that is {over} over the limit of the "
-        f"policy; set config.chunk_tokens to at most {max(1, tokens - over)}"
+        f"policy; set config.episodes.chunk_tokens to at most {max(1, tokens - over)}"
     )
 
 
@@ -144,7 +144,8 @@ class Written:
         limit = self._rows.engine.rollout.prompt_tokens
         if len(tokens) > limit:
             raise UserError(
-                f"a chunk has {len(tokens)} tokens, over the policy's prompt of {limit}; lower config.chunk_tokens"
+                f"a chunk has {len(tokens)} tokens, over the policy's prompt of {limit}; "
+                "lower config.episodes.chunk_tokens or raise config.policy.prompt_tokens"
             )
         self._entries = None
         return self._rows.lockstep.ask(self._row, tokens)
