@@ -4,8 +4,9 @@ Inside the scan over calls no token moves: a call writes one row of the item tab
 where its text is. One pass over the arena at the end copies every text to its place, so garbage never accumulates and
 "full" means that the items themselves do not fit.
 
-What is stored is looked at once per call and written in one place, so that a reply costs little beside the decoding of
-it even where the memory is large. In particular there is no running sum over the arena.
+What is stored is looked through once per call, and only by calls that need to; a reply that changes no text stored
+before only writes behind the others. So applying it costs little beside decoding it even where the memory is large.
+(vmap computes both sides of a condition, so that this holds for a memory alone; see `apply_batch`.)
 
 Axes: K calls, L tokens per call, I item rows, J = I + K rows during a reply, A arena tokens, S core tokens.
 """
@@ -19,6 +20,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from memalpha_jax.memory.segments import concatenate_segments
 from memalpha_jax.memory.state import MemoryConfig, MemoryState, MemoryType
 from memalpha_jax.tools.calls import CallBatch, CallKind, Status
 
@@ -126,7 +128,12 @@ def apply_calls(
     new_state = MemoryState(
         core_S=core_S,
         core_len=core_len,
-        arena_A=_final_arena(state, calls, end.rows, row_K),
+        arena_A=jax.lax.cond(
+            jnp.any(row_K < state.rows),
+            lambda rows: _moved_arena(state, calls, rows, row_K),
+            lambda rows: _extended_arena(state, calls, rows),
+            end.rows,
+        ),
         length_I=rows.length_J,
         id_I=rows.id_J,
         type_I=rows.type_J,
@@ -157,7 +164,17 @@ def _extended_rows(state: MemoryState, num_calls: int) -> Rows:
     return Rows(**rows, writer_J=jnp.full(rows["length_J"].shape, OLD, jnp.int32))
 
 
-def _final_arena(state: MemoryState, calls: CallBatch, rows: Rows, row_K: jax.Array) -> jax.Array:
+def _extended_arena(state: MemoryState, calls: CallBatch, rows: Rows) -> jax.Array:
+    """int32 [A]: the texts of all rows, where only new ones are to be written."""
+    num_calls, size = calls.content_KL.shape
+    length_K, writer_K = (
+        jax.lax.dynamic_slice_in_dim(column, state.rows, num_calls) for column in (rows.length_J, rows.writer_J)
+    )
+    tokens = concatenate_segments(calls.content_KL.reshape(-1), size * writer_K, length_K, num_calls * size)
+    return state.arena_A.at[state.used + jnp.arange(num_calls * size)].set(tokens, mode="drop")
+
+
+def _moved_arena(state: MemoryState, calls: CallBatch, rows: Rows, row_K: jax.Array) -> jax.Array:
     """int32 [A]: the texts of all rows back to back; `row_K` are the rows that the calls changed.
 
     A text that no call has changed moves by as much as the texts before it have shrunk or grown together.
@@ -269,10 +286,19 @@ def _apply_call(
     Gives the call's status and the row that it changed, J where it changed none.
     """
     rows, nowhere = progress.rows, progress.rows.length_J.shape[0]
-    named = _first_row((rows.length_J > 0) & (rows.type_J == call.memory_type) & (rows.id_J == call.item_id))
-    status = _verdict(call, progress, named, _is_stored(call, rows, state, calls), limits)
-    done = (status == Status.OK) | (status == Status.TRUNCATED)
     is_core = call.memory_type == MemoryType.CORE
+    named = jax.lax.cond(
+        ~is_core & ((call.kind == CallKind.UPDATE) | (call.kind == CallKind.DELETE)),
+        lambda: _first_row((rows.length_J > 0) & (rows.type_J == call.memory_type) & (rows.id_J == call.item_id)),
+        lambda: jnp.int32(nowhere),
+    )
+    stored = jax.lax.cond(
+        ~is_core & (call.kind == CallKind.INSERT),
+        lambda: _is_stored(call, rows, state, calls),
+        lambda: jnp.bool_(False),
+    )
+    status = _verdict(call, progress, named, stored, limits)
+    done = (status == Status.OK) | (status == Status.TRUNCATED)
     insert, update, delete = (done & ~is_core & (call.kind == kind) for kind in EDITS)
     new = jnp.where(insert, progress.end, nowhere)
     written = jnp.where(update, named, new)

@@ -26,8 +26,8 @@ from memalpha_jax.tools.calls import SUCCESSES, CallBatch, CallKind
 LEAST_TAIL, TAIL_SHARE = 2048, 32
 """All is sorted anew when so many postings, and one in so many of all, are not sorted yet."""
 GONE = 0  # the kind that adds nothing
-Found = tuple[np.ndarray, np.ndarray]
-"""Items, and the kind of each one's posting; an item may come twice, then only the last posting is not GONE."""
+Found = list[tuple[np.ndarray, np.ndarray]]
+"""The postings of a term in pieces: their items, and their kinds. At most one posting of an item is not GONE."""
 
 
 class SimilarIndex:
@@ -36,7 +36,7 @@ class SimilarIndex:
     def __init__(self) -> None:
         self._terms_of: list[np.ndarray | None] = []  # by id; None where there is no item
         self._items = _Table(tokens=np.int32, ground=np.float32)  # ground: 0, or -inf where there is no item
-        self._postings = _Table(term=np.int32, item=np.int32, kind=np.int32)
+        self._postings = _Table(term=np.int32, item=np.intp, kind=np.int32)  # intp: indexing is fastest with it
         self._kinds = _Table(count=np.float32, tokens=np.float32)
         self._kind_of = {(0, 0): GONE}
         self._kinds.append(count=[0], tokens=[0])
@@ -84,7 +84,8 @@ class SimilarIndex:
             return np.full(k, -1, np.int32)
         term_U, asked_C = np.unique(_pairs(chunk), return_inverse=True)
         found = self._find(term_U)
-        share_UF = self._shares(np.array([np.count_nonzero(kind_P) for _, kind_P in found]))
+        frequency = [sum(np.count_nonzero(kind_P) for _, kind_P in pieces) for pieces in found]
+        share_UF = self._shares(np.array(frequency))
         ground_D = self._items["ground"]
         # A passage is two halves, and half of it is half of the next.
         half = max(PASSAGE_TOKENS, 2 * -(-len(chunk) // MOST_PASSAGES)) // 2
@@ -124,7 +125,7 @@ class SimilarIndex:
         found = []
         for u, (a, b) in enumerate(zip(low_U.tolist(), high_U.tolist(), strict=True)):
             new = latest[number == u]
-            found.append((np.append(item_P[a:b], item_P[new]), np.append(kind_P[a:b], kind_P[new])))
+            found.append([(item_P[a:b], kind_P[a:b]), (item_P[new], kind_P[new])])
         return found
 
     def _frequencies(self, term_U: np.ndarray) -> np.ndarray:
@@ -163,7 +164,7 @@ class SimilarIndex:
         term_U, count_U = np.unique(_pairs(tokens), return_counts=True)
         self._count(self._frequencies(term_U), 1, len(tokens))
         kind_U = [self._kind(count, len(tokens)) for count in count_U.tolist()]
-        self._postings.append(term=term_U, item=np.full_like(term_U, item), kind=kind_U)
+        self._postings.append(term=term_U, item=[item] * len(term_U), kind=kind_U)
         self._terms_of[item] = term_U
         self._items.set(item, tokens=len(tokens), ground=0.0)
 
@@ -226,7 +227,7 @@ class _Table:
         for name, own in values.items():
             column = self._columns[name]
             if end > len(column):
-                self._columns[name] = column = np.pad(column, (0, max(end, 2 * len(column)) - len(column)))
+                self._columns[name] = column = np.pad(column, (0, max(end, 3 * len(column) // 2) - len(column)))
             column[self._size : end] = own
         self._size = end
 
@@ -248,8 +249,9 @@ def _pairs(tokens: np.ndarray) -> np.ndarray:
 def _add_shares(score_D: np.ndarray, asked: np.ndarray, found: Sequence[Found], share_UF: np.ndarray) -> None:
     """Adds to each item's score what the terms asked for (numbers in `found`) are worth."""
     for u, times in collections.Counter(asked.tolist()).items():
-        item_P, kind_P = found[u]
-        score_D[item_P] += (times * share_UF[u])[kind_P]
+        share_F = times * share_UF[u]
+        for item_P, kind_P in found[u]:
+            np.add.at(score_D, item_P, share_F.take(kind_P))
 
 
 def _idf(frequency: np.ndarray, items: int) -> np.ndarray:
