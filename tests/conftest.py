@@ -9,11 +9,12 @@ import pytest
 
 # Before the first backend exists: also in the processes that tests start, tests run on the CPU.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Tests run a program a few times at most: two thirds of their time would go into making fast code of it.
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}".strip()
 
 import jax
+from fast_compile import XLA_FLAGS
 
+# Two thirds of the time of the tests would go into making fast code.
+os.environ["XLA_FLAGS"] = f"{XLA_FLAGS} {os.environ.get('XLA_FLAGS', '')}".strip()
 jax.config.update("jax_num_cpu_devices", 8)
 
 

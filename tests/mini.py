@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import pytest
+from fast_compile import XLA_FLAGS
 
 from memalpha_jax.config import build
 from memalpha_jax.experiment import Config
@@ -91,14 +92,12 @@ def config(changes: Mapping[str, Any] | None = None) -> Config:
 
 def environment() -> dict[str, str]:
     """Compiled code is kept for the next process, and made in haste: what it computes is what matters."""
-    # XLA ends a process that is given a flag it does not know; this one is gone from jax 0.11 on.
-    older = " --xla_cpu_use_fusion_emitters=false" if jax.__version_info__ < (0, 11) else ""
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": f"--xla_backend_optimization_level=0{older}",
+        "XLA_FLAGS": XLA_FLAGS,
     }
 
 
