@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import email.utils
 import socket
 import subprocess
@@ -189,19 +190,20 @@ def test_the_key_is_nowhere_to_be_found(monkeypatch, tmp_path):
 
 def test_a_kept_reply_needs_no_request(tmp_path):
     with chat_server(faults=lambda body: [status(400)] * (by_number(body) == 2)) as server:
-        chat = make(server.url, tmp_path)
+        patient = functools.partial(make, timeout_s=20.0)  # on a busy machine a late reply would be asked for again
+        chat = patient(server.url, tmp_path)
         first = chat.complete(REQUESTS[:4] + REQUESTS[:2])
         assert len(server.bodies) == 4
         assert first[4:] == first[:2]
-        again = make(server.url, tmp_path)
+        again = patient(server.url, tmp_path)
         assert again.complete(REQUESTS[:4])[3] == first[3]
         assert len(server.bodies) == 5  # the failure was not kept
         assert again.usage.from_cache == 3
         asked = len(server.bodies)
         longer = [dataclasses.replace(REQUESTS[0], max_tokens=6), dataclasses.replace(REQUESTS[0], temperature=0.1)]
         again.complete(longer)
-        make(server.url, tmp_path, extra_body='{"top_k": 3}').complete(REQUESTS[:1])
-        make(server.url, tmp_path, model="other").complete(REQUESTS[:1])
+        patient(server.url, tmp_path, extra_body='{"top_k": 3}').complete(REQUESTS[:1])
+        patient(server.url, tmp_path, model="other").complete(REQUESTS[:1])
         assert len(server.bodies) == asked + 4
 
 

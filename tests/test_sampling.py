@@ -22,7 +22,7 @@ from memalpha_jax.grpo.loss import AVERAGINGS, token_weights
 from memalpha_jax.policy.generate import generate
 from memalpha_jax.policy.logprobs import reply_logprobs
 from memalpha_jax.policy.model import Qwen3
-from memalpha_jax.policy.sampling import SamplingConfig, draw, force_end, open_thinking, truncate
+from memalpha_jax.policy.sampling import SamplingConfig, draw, force_end, may_be_drawn, open_thinking
 
 V, N, P, R = 50, 6, 9, 12
 CONFIG = dataclasses.replace(SIZES, layers=1)
@@ -101,10 +101,10 @@ def test_draws_are_as_frequent_as_they_are_likely():
 
 def test_ties_with_the_last_token_kept_are_kept_and_something_always_is():
     logits = jnp.array([[1.0, 3.0, 3.0, 2.0, 3.0], [0.0, 0.0, 0.0, 0.0, 0.0]])
-    kept = np.isfinite(truncate(logits, dataclasses.replace(PLAIN, top_k=2)))
+    kept = np.asarray(may_be_drawn(logits, dataclasses.replace(PLAIN, top_k=2)))
     assert kept.tolist() == [[False, True, True, False, True], [True] * 5]
     for change in {"top_p": 1e-9}, {"min_p": 0.99}, {"top_k": 1, "top_p": 1e-9, "min_p": 0.99}:
-        assert np.isfinite(truncate(logits, dataclasses.replace(PLAIN, **change))).any(axis=1).all()
+        assert may_be_drawn(logits, dataclasses.replace(PLAIN, **change)).any(axis=1).all()
 
 
 @pytest.fixture(scope="module")

@@ -77,11 +77,14 @@ class SamplingConfig:
         return self.think_end_ids or (self.think_end_id,)
 
 
-def truncate(logits_NV: jax.Array, sampling: SamplingConfig) -> jax.Array:
-    """The logits, at their temperature, with -inf for tokens that are not to be drawn.
+def may_be_drawn(logits_NV: jax.Array, sampling: SamplingConfig) -> jax.Array:
+    """bool [N, V]: the tokens that truncation leaves.
 
     top-k, then top-p, then min-p, each on what the one before has left; a tie with the last token kept is kept.
     top-p is nucleus sampling (arXiv 1904.09751), min-p arXiv 2407.01082. The most likely token always stays.
+
+    Logits are compared as they come: divided by the temperature once for a limit and once for the comparison, they may
+    differ in the last bit.
     """
     highest_N1 = jnp.max(logits_NV, axis=-1, keepdims=True)
     least_N1 = jnp.full_like(highest_N1, -jnp.inf)
@@ -91,13 +94,13 @@ def truncate(logits_NV: jax.Array, sampling: SamplingConfig) -> jax.Array:
         sorted_Nk, _ = jax.lax.top_k(logits_NV, k)
         least_N1 = sorted_Nk[:, -1:]
         if sampling.top_p < 1:  # otherwise rounding could cut off the last ones
-            probs_Nk = jax.nn.softmax(sorted_Nk)
+            probs_Nk = jax.nn.softmax(sorted_Nk / sampling.temperature)
             before_Nk = jnp.cumsum(probs_Nk, axis=-1) - probs_Nk
             kept_Nk = (before_Nk < sampling.top_p) | (jnp.arange(k) == 0)
             least_N1 = jnp.min(jnp.where(kept_Nk, sorted_Nk, jnp.inf), axis=-1, keepdims=True)
     if sampling.min_p:
-        least_N1 = jnp.maximum(least_N1, highest_N1 + jnp.log(sampling.min_p))
-    return jnp.where(logits_NV >= least_N1, logits_NV, -jnp.inf)
+        least_N1 = jnp.maximum(least_N1, highest_N1 + sampling.temperature * jnp.log(sampling.min_p))
+    return logits_NV >= least_N1
 
 
 def draw(
@@ -113,7 +116,9 @@ def draw(
         logprobs_NV = jax.nn.log_softmax(logits_NV)
         return jnp.argmax(logits_NV, axis=-1).astype(jnp.int32), logprobs_NV, logprobs_NV
     logprobs_NV = jax.nn.log_softmax(logits_NV / sampling.temperature)
-    drawn_from_NV = jax.nn.log_softmax(truncate(logprobs_NV, sampling)) if sampling.truncates else logprobs_NV
+    drawn_from_NV = logprobs_NV
+    if sampling.truncates:
+        drawn_from_NV = jax.nn.log_softmax(jnp.where(may_be_drawn(logits_NV, sampling), logprobs_NV, -jnp.inf))
     fold = jax.vmap(jax.random.fold_in, (0, None))
     token_N = jax.vmap(jax.random.categorical)(fold(key_N, step), drawn_from_NV).astype(jnp.int32)
     return token_N, logprobs_NV, drawn_from_NV
