@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import email.utils
+import functools
 import socket
 import subprocess
 import sys
