@@ -224,14 +224,15 @@ def test_a_method_that_failed_somewhere_is_in_no_mean_of_all():
 def test_bad_input_is_named(tmp_path):
     with pytest.raises(UserError, match="traces is -1"):
         ReportConfig(traces=-1)
+    with pytest.raises(UserError, match="finished length study"):
+        read_lengths(tmp_path)
     path = tmp_path / "length.json"
-    assert read_lengths(path) == []
     path.write_text("[{")
     with pytest.raises(UserError, match=r"length\.json"):
-        read_lengths(path)
-    path.write_text('[{"length_tokens": 5}]')
+        read_lengths(tmp_path)
+    path.write_text('{"rows": [{"stream_tokens": 5, "seconds": {"median": 0.1}}]}')
     with pytest.raises(UserError, match="no field 'accuracy'"):
-        read_lengths(path)
+        read_lengths(tmp_path)
 
 
 # What follows needs a browser.

@@ -17,6 +17,7 @@ from memalpha_jax.errors import UserError
 from memalpha_jax.leaderboard import length
 from memalpha_jax.leaderboard.length import LengthConfig, Study, stream_episode
 from memalpha_jax.leaderboard.length_report import draw_lengths, length_markdown, length_results, short
+from memalpha_jax.leaderboard.page import read_lengths
 from memalpha_jax.methods.method import Context, Entry, Passage
 from memalpha_jax.rewards.reader import ExtractiveReader
 from memalpha_jax.workdir import Workdir
@@ -172,6 +173,11 @@ def test_rows_and_ratios_are_those_of_plain_means(tmp_path):
     assert "75.0" in markdown
     assert draw_lengths(results).startswith(b"\x89PNG")
     assert json.loads(json.dumps(results)) == results
+    (tmp_path / "length.json").write_text(json.dumps(results))
+    shown = read_lengths(tmp_path)
+    assert [(e["length_tokens"], e["accuracy"], e["seconds_per_chunk"]) for e in shown] == [
+        (row["stream_tokens"], row["accuracy"], row["seconds"]["median"]) for row in results["rows"]
+    ]
 
 
 def test_a_stream_of_which_nothing_is_kept_has_no_bytes_per_token():

@@ -59,9 +59,15 @@ class EpisodeChoice:
 
 @dataclasses.dataclass(frozen=True)
 class ReportConfig:
-    """traces: episodes of each source that `report.html` lets one step through; the page grows with them."""
+    """What `report.html` shows besides the results.
+
+    Attributes:
+      traces: episodes of each source that it lets one step through; the page grows with them.
+      length_study: workdir of a length study (`experiments/eval_length.py`); "" for none.
+    """
 
     traces: int = 2
+    length_study: str = ""
 
     def __post_init__(self) -> None:
         if self.traces < 0:

@@ -16,19 +16,17 @@ from memalpha_jax.report.html import page
 from memalpha_jax.report.packing import Trace, TracedEpisode
 from memalpha_jax.workdir import Workdir, atomic_write
 
-LENGTH_FIELDS = (
-    "length_tokens", "accuracy", "ci_low", "ci_high", "memory_tokens", "seconds_per_chunk", "bytes_per_token",
-)  # fmt: skip
+SAME_IN_STUDY = ("accuracy", "ci_low", "ci_high", "memory_tokens", "bytes_per_token")
 
 
 def write_page(config: LeaderboardConfig, cells: Sequence[Cell], store: Store, results: Mapping[str, Any]) -> Path:
-    """Writes the report beside the results. Raises UserError for a damaged record, or `length.json`."""
+    """Writes the report beside the results. Raises UserError for a damaged record or length study."""
     metrics = Workdir(Path(config.policy.path)).metrics_file
     text = page(
         results,
         traced_episodes(cells, store, config.report.traces),
         facts=_facts(config, results),
-        lengths=read_lengths(store.root / "length.json"),
+        lengths=read_lengths(Path(config.report.length_study)) if config.report.length_study else (),
         metrics=read_metrics(metrics) if metrics.is_file() else (),
     )
     return atomic_write(store.root / "report.html", text)
@@ -52,18 +50,25 @@ def traced_episodes(cells: Sequence[Cell], store: Store, episodes: int) -> list[
     return found
 
 
-def read_lengths(path: Path) -> list[dict[str, Any]]:
-    """The length study that lies at `path`, shortest stream first; nothing where there is none."""
-    if not path.is_file():
-        return []
+def read_lengths(workdir: Path) -> list[dict[str, Any]]:
+    """The rows of the length study in a workdir, as the page takes them; UserError where there is none."""
+    path = workdir / "length.json"
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-        found = [{name: entry[name] for name in LENGTH_FIELDS} for entry in entries]
+        rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+        return [
+            {
+                "length_tokens": row["stream_tokens"],
+                "seconds_per_chunk": row["seconds"]["median"],
+                **{name: row[name] for name in SAME_IN_STUDY},
+            }
+            for row in rows
+        ]
     except KeyError as error:
-        raise UserError(f"{path}: an entry has no field {error}; run the length study again") from error
+        raise UserError(f"{path} has no field {error}; run the length study again") from error
     except (OSError, ValueError, TypeError) as error:
-        raise UserError(f"cannot read {path}: {error}; run the length study again") from error
-    return sorted(found, key=lambda entry: entry["length_tokens"])
+        raise UserError(
+            f"cannot read {path}: {error}; set config.report.length_study to the workdir of a finished length study"
+        ) from error
 
 
 def _facts(config: LeaderboardConfig, results: Mapping[str, Any]) -> dict[str, str]:
