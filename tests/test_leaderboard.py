@@ -247,6 +247,12 @@ def test_generated_episodes_need_no_files():
     assert all(len(e.questions) <= 2 for e in found)
 
 
+def test_an_unknown_source_is_answered_with_the_known_ones():
+    with pytest.raises(UserError, match=r"squadd.*squad.*and generated") as caught:
+        episodes.load("squadd", EpisodeChoice(), None, count)
+    assert "banking77" in str(caught.value)
+
+
 def test_question_interval_is_that_of_a_loop():
     values = [[1.0, 0.0, 1.0, None], [0.0, 0.0], [None]]
     estimate = question_interval(values, 4000)

@@ -52,7 +52,10 @@ def _all(source: str, choice: EpisodeChoice, world: WorldConfig, count: CountTok
         wanted = choice.first + choice.episodes
         yield from generate_episodes(world, "eval", wanted, chunks=choice.chunks or 10, seed=choice.seed)
         return
-    found = registry.select([source])[0]
+    try:
+        found = registry.select([source])[0]
+    except UserError as error:
+        raise UserError(f"{error}, and {GENERATED}, the world the policy was trained on") from error
     paths = registry.find_files(found, choice.data) if found.files else {}
     yield from found.load(paths, BuildOptions(count, choice.seed, choice.chunk_tokens, choice.chunks))
 

@@ -26,7 +26,7 @@ from memalpha_jax.rewards.metrics import score
 from memalpha_jax.workdir import atomic_write, exclusive, open_workdir
 
 MAY_CHANGE = (
-    *("methods", "sources", "episodes.episodes", "bootstrap", "report"),
+    *("methods", "sources", "episodes.episodes", "episodes.data", "bootstrap", "report"),
     *(f"{section}.{name}" for section in ("chat", "reader.chat", "grader.chat") for name in HOW_ASKED),
 )
 """What a workdir may be continued with: stored results stay what they are."""
