@@ -247,6 +247,15 @@ def test_generated_episodes_need_no_files():
     assert all(len(e.questions) <= 2 for e in found)
 
 
+def test_the_evaluation_role_of_a_source_is_meant_unless_the_other_is_named():
+    ids = {
+        name: {e.instance_id for e in episodes.load(name, EpisodeChoice(episodes=2, chunks=2), None, count)}
+        for name in ("generated_totals", "generated_totals:evaluation", "generated_totals:training")
+    }
+    assert ids["generated_totals"] == ids["generated_totals:evaluation"]
+    assert not ids["generated_totals"] & ids["generated_totals:training"]
+
+
 def test_an_unknown_source_is_answered_with_the_known_ones():
     with pytest.raises(UserError, match=r"squadd.*squad.*and generated") as caught:
         episodes.load("squadd", EpisodeChoice(), None, count)

@@ -79,7 +79,8 @@ class LeaderboardConfig:
     """A comparison.
 
     Attributes:
-      methods: by name, see `memalpha_jax.methods.registry`. sources: as `memalpha_jax.prepare --list` has them.
+      methods: by name, see `memalpha_jax.methods.registry`. sources: "generated", the world of the policy, or as
+        `memalpha_jax.prepare --list` has them; of a name that is also a training source the evaluation is meant.
       chat: the language model of the methods that need one. reader, grader: who answers, and who grades the answers
         that no rule scores; the same for every method.
       budgets: "shared" shows the reader at most `reader.budget` tokens of any method; "published" does as the paper's

@@ -14,7 +14,7 @@ from memalpha_jax.episodes import registry
 from memalpha_jax.episodes.chunkers import CountTokens
 from memalpha_jax.episodes.episode import Episode
 from memalpha_jax.episodes.generated import WorldConfig, generate_episodes
-from memalpha_jax.episodes.source import BuildOptions
+from memalpha_jax.episodes.source import EVALUATION, BuildOptions
 from memalpha_jax.episodes.sources import GENERATED
 from memalpha_jax.errors import UserError
 from memalpha_jax.leaderboard.config import EpisodeChoice
@@ -53,9 +53,10 @@ def _all(source: str, choice: EpisodeChoice, world: WorldConfig, count: CountTok
         yield from generate_episodes(world, "eval", wanted, chunks=choice.chunks or 10, seed=choice.seed)
         return
     try:
-        found = registry.select([source])[0]
+        named = registry.select([source])
     except UserError as error:
         raise UserError(f"{error}, and {GENERATED}, the world the policy was trained on") from error
+    found = next((one for one in named if one.role == EVALUATION), named[0])
     paths = registry.find_files(found, choice.data) if found.files else {}
     yield from found.load(paths, BuildOptions(count, choice.seed, choice.chunk_tokens, choice.chunks))
 
