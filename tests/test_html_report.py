@@ -230,7 +230,7 @@ def test_bad_input_is_named(tmp_path):
     path.write_text("[{")
     with pytest.raises(UserError, match=r"length\.json"):
         read_lengths(tmp_path)
-    path.write_text('{"rows": [{"stream_tokens": 5, "seconds": {"median": 0.1}}]}')
+    path.write_text('{"rows": [{"stream_tokens": 5, "seconds": {"median": 0.1}, "bytes_per_token": 9.0}]}')
     with pytest.raises(UserError, match="no field 'accuracy'"):
         read_lengths(tmp_path)
 

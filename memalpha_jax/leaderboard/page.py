@@ -16,7 +16,7 @@ from memalpha_jax.report.html import page
 from memalpha_jax.report.packing import Trace, TracedEpisode
 from memalpha_jax.workdir import Workdir, atomic_write
 
-SAME_IN_STUDY = ("accuracy", "ci_low", "ci_high", "memory_tokens", "bytes_per_token")
+SAME_IN_STUDY = ("accuracy", "ci_low", "ci_high", "memory_tokens")
 
 
 def write_page(config: LeaderboardConfig, cells: Sequence[Cell], store: Store, results: Mapping[str, Any]) -> Path:
@@ -59,6 +59,7 @@ def read_lengths(workdir: Path) -> list[dict[str, Any]]:
             {
                 "length_tokens": row["stream_tokens"],
                 "seconds_per_chunk": row["seconds"]["median"],
+                "bytes_per_token": row["bytes_per_token"] or 0.0,  # none where nothing is stored
                 **{name: row[name] for name in SAME_IN_STUDY},
             }
             for row in rows

@@ -73,10 +73,11 @@ def run(config: LeaderboardConfig, parts: Parts, store: Store) -> list[Cell]:
     for cell in cells:
         for at in range(0, len(cell.episodes), config.batch):
             group = slice(at, at + config.batch)
+            stored = all(map(store.has_memory, cell.memories[group]))
             _write_group(config, parts, store, cell, group)
             for i in range(len(cell.episodes))[group]:
                 _answer(parts, store, cell, i, published=config.published)
-            progress.done(len(cell.episodes[group]), f"{cell.method} on {cell.source}")
+            progress.done(len(cell.episodes[group]), stored, f"{cell.method} on {cell.source}")
     return cells
 
 
@@ -160,17 +161,20 @@ def passages_of(record: Mapping[str, Any], context: Mapping[str, Any]) -> list[P
 
 
 class Progress:
-    """Says how far a run is and about how long it still takes."""
+    """Says how far a run is and about how long it still takes, by the episodes that were not stored before."""
 
     def __init__(self, total: int):
-        self._total, self._done, self._start = total, 0, time.monotonic()
+        self._total, self._done, self._written, self._start = total, 0, 0, time.monotonic()
 
-    def done(self, episodes: int, what: str) -> None:
-        """`episodes` more are finished."""
+    def done(self, episodes: int, stored: bool, what: str) -> None:
+        """`episodes` more are finished; `stored`: an earlier call has written them."""
         self._done += episodes
-        spent = time.monotonic() - self._start
-        left = spent / self._done * (self._total - self._done)
-        logging.info("%s: %d of %d episodes, about %s left", what, self._done, self._total, _duration(left))
+        self._written += 0 if stored else episodes
+        left = ""
+        if self._written:
+            seconds = (time.monotonic() - self._start) / self._written * (self._total - self._done)
+            left = f", about {_duration(seconds)} left"
+        logging.info("%s: %d of %d episodes%s", what, self._done, self._total, left)
 
 
 def _duration(seconds: float) -> str:
