@@ -54,7 +54,7 @@ FAULTS: dict[str, Fault] = {
     "content that is no text": says(chat_completion(None).replace(b'"content": null', b'"content": [7]')),
     "cut": cut,
     "silent cut": silent_cut,
-    "slow": slow(0.4),
+    "slow": slow(1.4),
 }
 
 

@@ -254,7 +254,7 @@ def answers_well(body) -> str:
 
 
 def results(root: Path, url: str, cache: bool = True) -> tuple[dict, run.Parts]:
-    model = ModelConfig(base_url=url, model="m", backoff_s=0.002, timeout_s=0.3, deadline_s=0.6, start_timeout_s=2.0)
+    model = ModelConfig(base_url=url, model="m", backoff_s=0.002, timeout_s=1.5, deadline_s=2.5, start_timeout_s=2.0)
     config = LeaderboardConfig(methods=("bm25_rag",), batch=2)
     models = ChatModels(lambda: pytest.fail("no policy is needed"), count, root / "chat" if cache else None)
     made_reader, reader_name = make_reader(ReaderConfig("openai", chat=model), models, one_value=True)
