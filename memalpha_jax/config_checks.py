@@ -35,7 +35,8 @@ _AT_LEAST_1 = (
     *("run.save_every", "run.keep", "run.evaluate_episodes"),
 )
 _AT_LEAST_0 = (
-    *("seed", "episodes.seed", "mesh.data", "run.trace_every", "run.evaluate_every", "rollout.temperature"),
+    *("seed", "episodes.seed", "mesh.data", "run.trace_every", "run.evaluate_every", "run.cost_step"),
+    "rollout.temperature",
     *("policy.vocab_size", "policy.max_positions", "policy.lora.rank", "policy.yarn.attention_factor"),
     *("rollout.rows", "grpo.block_rows", "grpo.logprob_slice", "warmstart.block_rows", "evaluation.first"),
     *(f"grpo.objective.{name}" for name in ("clip_low", "clip_high", "dual_clip", "kl_coef")),

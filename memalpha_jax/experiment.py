@@ -76,6 +76,8 @@ class RunConfig:
     save_every: steps between checkpoints. keep: checkpoints kept.
     trace_every: steps between traces written for reading. evaluate_every: steps between quick evaluations
     on `evaluate_episodes` held-out episodes for the curve; 0 turns either off.
+    cost_step: the step after which the log says what a step costs by part. The parts of a rollout are compiled and
+    timed alone for it, which with a large policy takes a while; 0 turns it off. The first step includes compilation.
     """
 
     save_every: int = 20
@@ -83,6 +85,7 @@ class RunConfig:
     trace_every: int = 20
     evaluate_every: int = 20
     evaluate_episodes: int = 32
+    cost_step: int = 2
 
 
 @dataclasses.dataclass(frozen=True)

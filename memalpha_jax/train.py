@@ -23,7 +23,7 @@ from memalpha_jax.errors import run_main
 from memalpha_jax.experiment import Config, open_run
 from memalpha_jax.metrics_log import MetricsLog
 from memalpha_jax.stop_signal import StopSignal
-from memalpha_jax.trainer import COST_STEP, Trainer, is_due, is_watched
+from memalpha_jax.trainer import Trainer, is_due, is_watched
 from memalpha_jax.workdir import Workdir, exclusive
 
 
@@ -70,7 +70,7 @@ def train(config: Config, workdir: Workdir) -> None:
                     metrics |= trainer.evaluate()
                 log.log(step, metrics, timings)
                 log_step(step, total, metrics, timings)
-                if step == COST_STEP:
+                if step == config.run.cost_step:
                     log_cost(timings, metrics["update/padding"])
                 stopped_by = "".join(dict.fromkeys(gather(stop.name)))  # all processes leave at the same step
                 if stopped_by or is_due(step, config.run.save_every, total):

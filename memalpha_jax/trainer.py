@@ -51,9 +51,6 @@ from memalpha_jax.rollout.engine import make_engine
 from memalpha_jax.rollout.statistics import trajectory_metrics
 from memalpha_jax.workdir import Workdir, write_traces
 
-COST_STEP = 2
-"""The step whose parts are timed: the first one without compilation."""
-
 
 def starting_policy(config: Config, workdir: Workdir, mesh: Mesh) -> Policy:
     """The policy that training starts from, in its shards: a run's checkpoint, or a Hugging Face model.
@@ -264,7 +261,7 @@ class Trainer:
             record_of = dict(pair for pairs in gather(list(zip(own, records, strict=True))) for pair in pairs)
             if is_first():
                 write_traces(self.workdir, step, [record_of[i] for i in indices])
-        if step == COST_STEP:
+        if step == config.run.cost_step:
             timings |= time_parts(self.engine, self.params(), trajectory, G)
         if int(self.state.skipped_in_a_row) >= config.grpo.max_skipped:
             raise UserError(

@@ -22,6 +22,7 @@ from memalpha_jax.experiment import Config
 ROOT = Path(__file__).parents[1]
 STEPS = 6
 SAVE_EVERY = 2
+COST_STEP = 2
 SETTINGS: dict[str, Any] = {
     "policy.width": 16,
     "policy.layers": 1,
@@ -63,6 +64,7 @@ SETTINGS: dict[str, Any] = {
     "run.trace_every": 3,
     "run.evaluate_every": 3,
     "run.evaluate_episodes": 2,
+    "run.cost_step": COST_STEP,
 }
 
 

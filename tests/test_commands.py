@@ -15,7 +15,6 @@ from memalpha_jax.config import build, flatten
 from memalpha_jax.errors import UserError
 from memalpha_jax.experiment import Config, default_config
 from memalpha_jax.metrics_log import read_metrics
-from memalpha_jax.trainer import COST_STEP
 
 PRINT_CONFIG = """
 import json
@@ -46,7 +45,7 @@ def test_a_workdir_holds_all_that_a_run_writes(workdir):
     assert {i + 1 for i, line in enumerate(metrics) if "eval/accuracy" in line} == {1, 3, 6}
     timings = read_metrics(workdir / "timings.jsonl")
     assert all(line.keys() >= {"rollout", "parse", "reward", "update"} for line in timings)
-    assert [line["step"] for line in timings if line.keys() >= PARTS] == [COST_STEP]
+    assert [line["step"] for line in timings if line.keys() >= PARTS] == [mini.COST_STEP]
     assert all(line["rollout"] > 0 for line in timings)
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["2", "4", "6"]
     assert [path.name for path in (workdir / "warm_start").iterdir()] == ["6"]
