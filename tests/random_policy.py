@@ -21,5 +21,5 @@ def random_policy(seed: int = 0, memory: MemoryConfig = MEMORY, rollout: Rollout
     """Prompts and replies count bytes, so they need to be long."""
     tokenizer = TinyTokenizer(call_frames("qwen_agent"))
     sizes = dataclasses.replace(SIZES, vocab_size=tokenizer.vocab_size)
-    params = init_params(sizes, jax.random.key(seed))
+    params = jax.jit(init_params, static_argnums=0)(sizes, jax.random.key(seed))
     return Policy(sizes, params, tokenizer, memory, rollout, chunk_tokens=160)
