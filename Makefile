@@ -7,9 +7,9 @@ BIN := $(VENV)/bin
 PYTHON ?= python3
 WORKDIR ?= runs/tiny
 PYTEST_ARGS ?= -q -n 2 --dist worksteal
+# What is never imported need not be compiled, and what is imported is compiled and kept on its first import.
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
-# pip would compile on one core, after everything else; what cannot be compiled (templates) is never imported.
-COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: install install-test demo test lint types pytest clean
 
@@ -29,13 +29,11 @@ $(BIN)/python:
 $(VENV)/.installed: setup.py | $(BIN)/python
 	@echo "==> installing into $(VENV) (about a minute)"
 	@$(PIP) --editable .
-	@$(COMPILE)
 	@touch $@
 
 $(VENV)/.installed-test: setup.py | $(BIN)/python
 	@echo "==> installing into $(VENV) with the test extra (a minute or two)"
 	@$(PIP) --editable '.[test]'
-	@$(COMPILE)
 	@touch $(VENV)/.installed $@
 
 demo: install

@@ -128,9 +128,6 @@ def supervised_update(
     return dataclasses.replace(state, step=state.step + 1), {"loss": value} | metrics
 
 
-jax.tree_util.register_dataclass(Rows)
-
-
 def warm_start(config: Config, workdir: Workdir) -> None:
     """Runs the lessons, saving as it goes; returns early, after saving, when asked to stop."""
     tokenizer = train_tokenizer(config)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax
 import numpy as np
 
 from memalpha_jax.episodes.batch import tokenize_episodes
@@ -62,6 +63,7 @@ class LessonConfig:
     right_list_rate: float = 0.75
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rows:
     """prompt_MP, reply_MR int32 right-padded; prompt_len_M, reply_len_M int32."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.util
+import io
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+import unittest.mock
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
+from absl.testing import flagsaver
 from fast_compile import XLA_FLAGS
 
 from memalpha_jax.config import build
@@ -113,6 +118,26 @@ def start(command: Sequence[str], args: Sequence[str], variables: Mapping[str, s
 def run(module: str, *args: Any) -> subprocess.CompletedProcess:
     """`python -m memalpha_jax.MODULE ARGS` to its end."""
     return finish(start(["-m", f"memalpha_jax.{module}"], args))
+
+
+def run_here(module: str, *args: Any) -> subprocess.CompletedProcess:
+    """The same as `run` inside this process, for a command that ends before it matters how many devices there are."""
+    argv, out, err = [module, *map(str, args)], io.StringIO(), io.StringIO()
+    said = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+    with flagsaver.flagsaver(), unittest.mock.patch.object(sys, "argv", argv), contextlib.chdir(ROOT), said[0], said[1]:
+        entry = f"memalpha_jax.{module}"
+        imported = sys.modules.pop(entry, None)  # `python -m` runs a module that nobody has imported
+        try:
+            runpy.run_module(entry, run_name="__main__", alter_sys=True)
+        except SystemExit as ended:
+            code = ended.code or 0
+        else:
+            code = 0
+        finally:
+            if imported is not None:
+                sys.modules[entry] = imported
+    assert isinstance(code, int)
+    return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
 
 def finish(process: subprocess.Popen, seconds: int = 200) -> subprocess.CompletedProcess:

@@ -60,8 +60,8 @@ def policy(finished) -> Policy:
     return load_policy(finished)
 
 
-def train(workdir: Path, changes: dict | None = None, *more: str):
-    return mini.run("train", *mini.options(changes), f"--workdir={workdir}", *more)
+def train(workdir: Path, changes: dict | None = None, *more: str, run=mini.run):
+    return run("train", *mini.options(changes), f"--workdir={workdir}", *more)
 
 
 @pytest.mark.parametrize(
@@ -72,30 +72,19 @@ def train(workdir: Path, changes: dict | None = None, *more: str):
     ],
 )
 def test_mistyped_options_end_with_2(tmp_path, option, words):
-    mini.refused(train(tmp_path / "run", {}, option), words, code=2)
+    mini.refused(train(tmp_path / "run", {}, option, run=mini.run_here), words, code=2)
     assert not (tmp_path / "run").exists()
 
 
 def test_values_that_cannot_be_end_with_1_and_leave_nothing(tmp_path):
-    mini.refused(train(tmp_path / "run", {"grpo.minibatches": 3}), "grpo.minibatches is 3", "must divide")
+    done = train(tmp_path / "run", {"grpo.minibatches": 3}, run=mini.run_here)
+    mini.refused(done, "grpo.minibatches is 3", "must divide")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_workdir_of_another_config_is_refused(copied):
-    done = train(copied, {"grpo.optimizer.lr": 0.5, "seed": 7})
+    done = train(copied, {"grpo.optimizer.lr": 0.5, "seed": 7}, run=mini.run_here)
     mini.refused(done, "made by another config, 2 keys differ", "grpo.optimizer.lr", "seed (0 there, 7 now)")
-
-
-def test_there_is_nothing_to_start_from(tmp_path):
-    mini.refused(train(tmp_path / "run"), "no policy to start from", "python -m memalpha_jax.warmstart")
-
-
-def test_a_policy_of_other_sizes_is_refused(finished, tmp_path):
-    done = train(tmp_path / "run", {"policy.path": finished, "policy.width": 32})
-    mini.refused(done, "another network: policy.width (16 there, 32 in this config)")
-
-
-# Files of episodes.
 
 
 def refusal(start: Path, changes: dict) -> str:
@@ -104,6 +93,18 @@ def refusal(start: Path, changes: dict) -> str:
     with pytest.raises(UserError) as error:
         Trainer(config, Workdir(start))
     return str(error.value)
+
+
+def test_there_is_nothing_to_start_from(tmp_path):
+    mini.refused(train(tmp_path / "run"), "no policy to start from", "python -m memalpha_jax.warmstart")
+
+
+def test_a_policy_of_other_sizes_is_refused(finished):
+    told = "another network: policy.width (16 there, 32 in this config)"
+    assert told in refusal(finished, {"policy.width": 32})
+
+
+# Files of episodes.
 
 
 def record(number: int, **changes) -> str:
@@ -158,7 +159,7 @@ def test_a_chunk_over_the_budget_is_refused_by_evaluation_too(copied, tmp_path):
     file = tmp_path / "long.jsonl"
     write_episodes(file, [Episode(f"e{n}", "generated", ("Kelora " * 300,), questions) for n in range(4)])
     changes = {"episodes.source": "jsonl", "episodes.path": file}
-    done = mini.run("evaluate", f"--workdir={copied}", *mini.options(changes))
+    done = mini.run_here("evaluate", f"--workdir={copied}", *mini.options(changes))
     mini.refused(done, "'e", "over the limit of 176")
 
 
@@ -167,7 +168,7 @@ def test_a_chunk_over_the_budget_is_refused_by_evaluation_too(copied, tmp_path):
 
 def test_a_full_disk_costs_one_save_and_no_run(finished, copied):
     shutil.rmtree(copied / "checkpoints")
-    process = mini.start(["-c", NO_ROOM], [*mini.options(), f"--workdir={copied}"])
+    process = mini.start(["-c", NO_ROOM], [*mini.options({"run.cost_step": 0}), f"--workdir={copied}"])
     mini.refused(mini.finish(process), "cannot save checkpoint 4", "File too large", "earlier ones are whole")
     assert [path.name for path in (copied / "checkpoints").iterdir()] == ["2"]
     mini.succeeded(train(copied))
@@ -201,7 +202,7 @@ def test_a_corrupt_newest_checkpoint_falls_back_to_the_one_before(finished, copi
 def test_when_every_checkpoint_is_corrupt_it_is_said(copied):
     for step in ("2", "4", "6"):
         damage(copied / "checkpoints" / step)
-    for done in (train(copied), mini.run("evaluate", f"--workdir={copied}")):
+    for done in (train(copied), mini.run_here("evaluate", f"--workdir={copied}")):
         mini.refused(done, "every checkpoint in", "is damaged", "remove it to start over")
 
 
@@ -239,7 +240,7 @@ def test_wrong_places(finished, tmp_path, command, words):
     args = (
         args if any("--memory" in arg for arg in args) or module != "agent" else [*args, f"--memory={tmp_path}/m.json"]
     )
-    mini.refused(mini.run(module, *args), words)
+    mini.refused(mini.run_here(module, *args), words)
 
 
 # Replies that no grammar foresaw.
@@ -299,7 +300,7 @@ def test_the_agent_survives_any_reply(policy, kind, tmp_path, monkeypatch):
 
 def test_training_on_garbage_stays_finite(finished, tmp_path):
     """So hot that every token is as likely as any other: frames, control tokens and broken bytes at random."""
-    changes = {"policy.path": finished / "warm_start", "rollout.temperature": 1000.0, "grpo.steps": 2}
+    changes = {"policy.path": finished / "warm_start", "rollout.temperature": 1000.0, "grpo.steps": 2, "run.cost_step": 0}
     mini.succeeded(train(tmp_path / "run", changes))
     for line in read_metrics(tmp_path / "run" / "metrics.jsonl"):
         assert all(math.isfinite(value) for value in line.values()), line

@@ -267,7 +267,7 @@ def test_what_cannot_be_measured_is_one_sentence(command, options, words, monkey
 
 
 def test_a_fault_of_the_command_line_ends_the_command():
-    mini.refused(mini.run("bench", "decode", "--new=1"), "--new=1", "at least 2")
+    mini.refused(mini.run_here("bench", "decode", "--new=1"), "--new=1", "at least 2")
 
 
 def test_without_torch_the_peer_is_refused(monkeypatch):

@@ -112,7 +112,7 @@ def test_evaluation_then_the_agent_on_the_example_it_leaves(workdir, tmp_path):
 
     # Going on from the saved memory adds to it.
     more = [f"--checkpoint={copy}", f"--input={copy / 'example.txt'}", f"--memory={memory}", "--list"]
-    mini.succeeded(mini.run("agent", *more))
+    mini.succeeded(mini.run_here("agent", *more))
     second = json.loads(memory.read_text())
     assert second["chunks_read"] == 2 * read
     assert text.strip()
@@ -120,7 +120,7 @@ def test_evaluation_then_the_agent_on_the_example_it_leaves(workdir, tmp_path):
 
 @pytest.mark.parametrize("module", ["warmstart", "train", "evaluate", "agent"])
 def test_help_is_the_docstring_and_the_options(module):
-    out = mini.succeeded(mini.run(module, "--help"))
+    out = mini.succeeded(mini.run_here(module, "--help"))
     assert f"python -m memalpha_jax.{module}" in out
     assert "Options:" in out
     assert ("--checkpoint" if module == "agent" else "--workdir") in out

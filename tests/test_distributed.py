@@ -240,7 +240,7 @@ def test_a_coordinator_that_is_not_there_is_told_in_time():
     done = mini.run("train", *mini.options(), "--workdir=x", *flags, "--process_id=1")
     mini.refused(done, "did not find each other within 3 s", "--coordinator=localhost", "--connect_seconds")
     assert time.monotonic() - begin < 180  # JAX alone would take 300
-    mini.refused(mini.run("train", *mini.options(), "--workdir=x", flags[1]), "--num_processes needs --coordinator")
+    mini.refused(mini.run_here("train", *mini.options(), "--workdir=x", flags[1]), "--num_processes needs --coordinator")
 
 
 # Two processes train as one does
@@ -259,7 +259,7 @@ def changes(tmp_path_factory) -> dict[str, object]:
 def one(tmp_path_factory, changes) -> tuple[Path, dict[str, list]]:
     """The run of one process with two devices."""
     workdir = tmp_path_factory.mktemp("one")
-    return workdir, pair.counts(*pair.finish(pair.start(workdir, changes, 2)))
+    return workdir, pair.counts(*pair.finish(pair.start(workdir, {**changes, "run.cost_step": 0}, 2)))
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +270,7 @@ def two(tmp_path_factory, changes) -> tuple[Path, list[dict[str, list]]]:
     one of the processes is told to end; both do, before step 3.
     """
     workdir = tmp_path_factory.mktemp("two")
-    killed, other = pair.start_two(workdir, changes, {"KILLED": "yes"})
+    killed, other = pair.start_two(workdir, {**changes, "run.cost_step": 0}, {"KILLED": "yes"})
     with ThreadPoolExecutor() as pool:
         others_end = pool.submit(mini.finish, other, pair.PATIENCE)
         assert mini.finish(killed, pair.PATIENCE).returncode == -signal.SIGKILL

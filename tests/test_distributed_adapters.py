@@ -11,13 +11,15 @@ import pair
 import pytest
 from qwen_folder import small_folder
 
+from memalpha_jax.episodes.generated import vocabulary_texts
 from memalpha_jax.metrics_log import read_metrics
+from memalpha_jax.tools.prompts import load_template
 
 CHANGES = {
     "grpo.objective.kl_coef": 0.01,  # the base is the reference as well
     "grpo.steps": 1,  # of two updates: the first moves the one half of fresh adapters only
     "policy.lora.rank": 2,
-    "rollout.prompt_tokens": 600,
+    "rollout.prompt_tokens": 240,
     "run.evaluate_every": 0,
     "run.trace_every": 0,
 }
@@ -26,7 +28,9 @@ CHANGES = {
 @pytest.fixture(scope="module")
 def changes(tmp_path_factory) -> dict[str, object]:
     """`CHANGES` with a random model and its tokenizer to start from."""
-    folder = small_folder(tmp_path_factory.mktemp("hf") / "model", ["Kelora lives in Vordale since 1990."] * 9, 300)
+    # What every prompt begins with is among the texts, so that it becomes few tokens.
+    texts = [load_template("compact")] * 9 + vocabulary_texts()[:5000]
+    folder = small_folder(tmp_path_factory.mktemp("hf") / "model", texts, 800)
     held = json.loads((folder / "tokenizer.json").read_text())
     tokens = len(held["model"]["vocab"]) + len(held["added_tokens"])
     model = hf.random_model(vocab_size=tokens + tokens % 2, max_position_embeddings=1024)

@@ -232,7 +232,7 @@ def test_the_command_makes_a_folder_that_others_and_we_read(workdir, tokenizer, 
 
 def test_one_step_is_exported_in_another_dtype(workdir, tmp_path):
     arguments = [f"--checkpoint={workdir[0]}/checkpoints/1", f"--output={tmp_path / 'out'}", "--dtype=bfloat16"]
-    mini.succeeded(mini.run("export", *arguments))
+    mini.succeeded(mini.run_here("export", *arguments))
     assert {str(v.dtype) for v in load_file(tmp_path / "out" / "model.safetensors").values()} == {"bfloat16"}
     assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == "bfloat16"
     assert "0.125" in (tmp_path / "out" / "README.md").read_text()
@@ -283,7 +283,7 @@ def test_adapters_are_not_put_on_another_base(workdir, tokenizer, tmp_path):
 def test_a_folder_is_converted_as_it_is_stored(tmp_path):
     hf.save(hf.random_model().bfloat16(), tmp_path / "in")
     arguments = [f"--checkpoint={tmp_path / 'in'}", f"--output={tmp_path / 'out'}"]
-    mini.succeeded(mini.run("export", *arguments))
+    mini.succeeded(mini.run_here("export", *arguments))
     expected = load_file(tmp_path / "in" / "model.safetensors")
     found = load_file(tmp_path / "out" / "model.safetensors")
     assert {name: value.tobytes() for name, value in found.items()} == {k: v.tobytes() for k, v in expected.items()}
@@ -323,7 +323,7 @@ def test_nothing_is_overwritten_and_nothing_left_behind(workdir, tmp_path, monke
         with pytest.raises(UserError, match="exists already"):
             export(policy, tmp_path / name, merge=True, dtype=None, file_bytes=WHOLE_FILE)
     mini.refused(
-        mini.run("export", f"--checkpoint={workdir[0]}", f"--output={tmp_path / 'full'}"), "full", "exists already"
+        mini.run_here("export", f"--checkpoint={workdir[0]}", f"--output={tmp_path / 'full'}"), "full", "exists already"
     )
     (tmp_path / "empty").mkdir()
     export(policy, tmp_path / "empty", merge=True, dtype=None, file_bytes=WHOLE_FILE)

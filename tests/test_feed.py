@@ -86,13 +86,9 @@ def test_any_step_may_be_asked_for():
 @settings(max_examples=30, deadline=None)
 def test_sources_are_drawn_by_weight_exactly_over_a_period_and_nearly_at_any_time(weights, batch, seed):
     names = "abcde"[: len(weights)]
-    schedule = Schedule(
-        heads(**dict.fromkeys(names, 2 * batch)),
-        batch,
-        seed,
-        {name: Fraction(weight, 7) for name, weight in zip(names, weights, strict=True)},
-    )
-    source_of = [head.source for head in heads(**dict.fromkeys(names, 2 * batch))]
+    every = heads(**dict.fromkeys(names, 20 * batch))
+    exact = {name: Fraction(weight, 7) for name, weight in zip(names, weights, strict=True)}
+    schedule, source_of = Schedule(every, batch, seed, exact), [head.source for head in every]
     total = sum(weights)
     sources = [source_of[i] for step in drawn(schedule, 2 * total) for i in step]
     for period in range(0, len(sources), total):
@@ -107,14 +103,14 @@ def test_every_episode_of_a_source_is_met_once_a_pass_and_none_twice_in_a_batch(
     every = heads(squad=12, nlu=7, trec=5)
     share = {name: weight / sum(parse_weights(weights).values()) for name, weight in parse_weights(weights).items()}
     every = [head for head in every if head.source in share]
-    batches = drawn(Schedule(every, batch, 0, parse_weights(weights)), 200)
+    batches = drawn(Schedule(every, batch, 0, parse_weights(weights)), 80)
     assert all(len(set(one)) == batch for one in batches)
     counts = Counter(itertools.chain.from_iterable(batches))
     assert counts.keys() == set(range(len(every)))
     for name, part in share.items():
         met = [counts[i] for i, head in enumerate(every) if head.source == name]
-        assert sum(met) == 200 * batch * part
-        # The incomplete rest of each pass is left out, so the counts of a few hundred passes may differ a little.
+        assert sum(met) == 80 * batch * part
+        # The incomplete rest of each pass is left out, so the counts of a few dozen passes may differ a little.
         assert max(met) - min(met) <= 0.35 * max(met), (name, met)
 
 
@@ -235,18 +231,22 @@ def test_what_comes_is_what_the_foreground_would_have_made():
     stream.close()
 
 
-@pytest.mark.parametrize("saved_after", range(16))
-def test_the_stream_resumes_at_every_position(saved_after):
+@pytest.fixture(scope="module")
+def states_and_steps() -> list[tuple[str, list]]:
+    """The state of a stream before each of its steps, as JSON, and what the step draws."""
     whole = feed(mixed())
-    for _ in range(saved_after):
-        next(whole)
-    state = json.loads(json.dumps(whole.get_state()))
-    expected = [flat(next(whole)) for _ in range(8)]
+    found = [(json.dumps(whole.get_state()), flat(next(whole))) for _ in range(20)]
+    whole.close()
+    return found
+
+
+@pytest.mark.parametrize("saved_after", range(16))
+def test_the_stream_resumes_at_every_position(states_and_steps, saved_after):
     fresh = feed(mixed())
     next(fresh)  # with steps made ahead, which then must not come
-    fresh.set_state(state)
-    assert [flat(next(fresh)) for _ in range(8)] == expected
-    whole.close()
+    fresh.set_state(json.loads(states_and_steps[saved_after][0]))
+    following = states_and_steps[saved_after : saved_after + 4]
+    assert [flat(next(fresh)) for _ in following] == [step for _, step in following]
     fresh.close()
 
 
@@ -530,6 +530,7 @@ def test_a_mixture_killed_and_resumed_sees_the_episodes_of_an_uninterrupted_run(
         "grpo.block_rows": 0,
         "run.trace_every": 0,
         "run.evaluate_every": 0,
+        "run.cost_step": 0,
     }
     code, expected = run(tmp_path / "alone", 0, changes)
     assert code == 0

@@ -296,10 +296,10 @@ print(status("VmHWM") - before, sum(value.nbytes for value in params.values()))
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_peak_memory_is_the_destination_and_a_part_of_the_largest_tensor(folders, tmp_path, dtype):
     sizes = {
-        "vocab_size": 100_000,
+        "vocab_size": 64_000,
         "hidden_size": 512,
         "intermediate_size": 2048,
-        "num_hidden_layers": 4,
+        "num_hidden_layers": 2,
         "head_dim": 64,
     }
     config = policy_config({**json.loads((folders["single"] / "config.json").read_text()), **sizes}, FILE)

@@ -275,4 +275,4 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path):
 
 
 def test_the_command_refuses_in_one_sentence():
-    mini.refused(mini.run("plan", *mini.options(), "--topology=3xh200"), "3 shards do not divide")
+    mini.refused(mini.run_here("plan", *mini.options(), "--topology=3xh200"), "3 shards do not divide")

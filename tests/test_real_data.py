@@ -16,6 +16,7 @@ from memalpha_jax.metrics_log import read_metrics
 
 DATA = mini.ROOT.parent / "shared" / "data"
 FILES = {"squad": DATA / "squad" / "dev-v1.1.rebuilt.json", "locomo": DATA / "locomo" / "locomo_first5.json"}
+STEPS = {"squad": 2, "locomo": 1}
 
 
 @pytest.fixture(params=FILES)
@@ -26,7 +27,7 @@ def source(request) -> str:
 
 
 def settings(source: str, start: Path) -> dict:
-    """Two steps; a prompt three times as long as the policy was made with. A LoCoMo conversation is over 100 chunks."""
+    """A step or two; a prompt three times as long as the policy was made with. A LoCoMo conversation is over 100 chunks."""
     return {
         "policy.path": start,
         "episodes.source": source,
@@ -35,10 +36,11 @@ def settings(source: str, start: Path) -> dict:
         "rollout.prompt_tokens": 512,
         "memory.core_tokens": 24,
         "grpo.episodes": 1,
-        "grpo.steps": 2,
+        "grpo.steps": STEPS[source],
         "evaluation.episodes": 1,
         "run.trace_every": 1,
         "run.evaluate_every": 0,
+        "run.cost_step": 0,
     }
 
 
@@ -50,7 +52,7 @@ def test_files_go_through_every_command(source, tmp_path_factory, tmp_path):
         assert all(math.isfinite(value) for value in line.values()), line
         assert f"reward/{source}/r1" in line
     traces = sorted((workdir / "traces").iterdir())
-    assert len(traces) == 2
+    assert len(traces) == STEPS[source]
     records = [json.loads(line) for path in traces for line in path.read_text().splitlines()]
     episodes = {episode.instance_id: episode for episode in train_episodes(source, workdir)}
     for record in records:
@@ -60,7 +62,7 @@ def test_files_go_through_every_command(source, tmp_path_factory, tmp_path):
         for chunk, shown in zip(episode.chunks, record["chunks"], strict=True):
             assert f"Text\n{chunk}<|im_end|>" in shown["prompt"]
 
-    said = mini.succeeded(mini.run("evaluate", f"--workdir={workdir}"))
+    said = mini.succeeded(mini.run_here("evaluate", f"--workdir={workdir}"))
     rows = json.loads((workdir / "results.json").read_text())["rows"]
     assert {row["source"] for row in rows} == {source}
     assert {row["policy"] for row in rows} == {"warm_start", "trained", "bm25_rag"}
@@ -72,7 +74,7 @@ def test_files_go_through_every_command(source, tmp_path_factory, tmp_path):
     text, memory = tmp_path / "text.txt", tmp_path / "memory.json"
     text.write_text("\n\n".join(records[0]["chunks"][0]["prompt"].split("Text\n")[1:]))
     args = [f"--checkpoint={workdir}", f"--input={text}", f"--memory={memory}", f"--ask={asked[0]}"]
-    said = mini.succeeded(mini.run("agent", *args))
+    said = mini.succeeded(mini.run_here("agent", *args))
     assert f"Q: {asked[0]}\nA: " in said
     assert json.loads(memory.read_text())["chunks_read"] >= 1
 

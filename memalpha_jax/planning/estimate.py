@@ -80,7 +80,7 @@ class Estimator:
         at_once = abstract_arguments(self.config, c, rows)
         slots = self.config.rollout.prompt_tokens + self.config.rollout.reply_tokens
         cache = cache_bytes(local, rows * slots, jnp.dtype(local.dtype).itemsize)
-        peak = traced_rollout(self.config, local, rows, self._widened)
+        peak = traced_rollout(_in_one_part(self.config), local, rows, self._widened)
         copied = {} if c.dtype == "float32" else {name: a.params[name] for name in a.state.params}
         # While several are rolled out in turn, a part is held besides what the parts become.
         whole = nbytes((a.trajectory, a.episodes)) if rows < own.rows else 0
@@ -129,7 +129,6 @@ class Estimator:
         more = needed - sum(parts.get(name, 0) for name in ("gradients", "activations", "gathered weights"))
         return {"new state": more} if more > 0 else {}
 
-    @functools.cache  # noqa: B019 - an estimator lives as long as its plan
     def _update_peak(self, rows: int) -> int:
         """Live bytes of an update in blocks of so many rows, besides its arguments."""
         mini = self.config.grpo.minibatches
@@ -224,7 +223,12 @@ def _tables(params: dict[str, Any]) -> dict[str, Any]:
 def _with_rows(config: Config, trajectories: int, block_rows: int) -> Config:
     # The widest bucket takes most, and each is traced.
     grpo = dataclasses.replace(config.grpo, episodes=trajectories, group=1, block_rows=block_rows, buckets=1)
-    return dataclasses.replace(config, grpo=grpo, rollout=dataclasses.replace(config.rollout, rows=0))
+    return dataclasses.replace(_in_one_part(config), grpo=grpo)
+
+
+def _in_one_part(config: Config) -> Config:
+    """The same for all `rollout.rows`, on which a part that is traced alone does not depend."""
+    return dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, rows=0))
 
 
 def _single_token(config: Config) -> Config:

@@ -56,6 +56,7 @@ def rollout_step(config: Config, policy: PolicyConfig, mesh: Mesh | None = None)
     return functools.partial(rollout, engine, group=config.grpo.group)
 
 
+@functools.cache  # what fits is searched for, and the advice searches again
 def traced_update(config: Config, policy: PolicyConfig, rows: int, widened: bool) -> int:
     """Estimated peak bytes of the update of `rows` trajectories on one device, besides its arguments.
 
@@ -68,6 +69,7 @@ def traced_update(config: Config, policy: PolicyConfig, rows: int, widened: bool
     return peak_bytes(jaxpr.jaxpr, [i < owned for i in range(len(jaxpr.jaxpr.invars))], widened)
 
 
+@functools.cache
 def traced_rollout(config: Config, policy: PolicyConfig, rows: int, widened: bool) -> int:
     """Estimated peak bytes of a rollout of `rows` trajectories on one device, besides its arguments."""
     if config.rollout.share_group:  # whole groups only

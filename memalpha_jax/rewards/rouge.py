@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-
-from rouge_score.rouge_scorer import RougeScorer
+from typing import TYPE_CHECKING
 
 from memalpha_jax.episodes.episode import Episode, Question
 from memalpha_jax.rewards.metrics import find_source, strip_thinking
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
 
 def references(episode: Episode, question: Question) -> list[str]:
@@ -29,4 +31,6 @@ def rouge_l(answer: str, reference_texts: Sequence[str]) -> float:
 
 @functools.cache
 def _scorer() -> RougeScorer:
+    from rouge_score.rouge_scorer import RougeScorer  # which takes most of a second, and few sources ask for it
+
     return RougeScorer(["rougeL"], use_stemmer=True)
