@@ -300,7 +300,12 @@ def test_the_agent_survives_any_reply(policy, kind, tmp_path, monkeypatch):
 
 def test_training_on_garbage_stays_finite(finished, tmp_path):
     """So hot that every token is as likely as any other: frames, control tokens and broken bytes at random."""
-    changes = {"policy.path": finished / "warm_start", "rollout.temperature": 1000.0, "grpo.steps": 2, "run.cost_step": 0}
+    changes = {
+        "policy.path": finished / "warm_start",
+        "rollout.temperature": 1000.0,
+        "grpo.steps": 2,
+        "run.cost_step": 0,
+    }
     mini.succeeded(train(tmp_path / "run", changes))
     for line in read_metrics(tmp_path / "run" / "metrics.jsonl"):
         assert all(math.isfinite(value) for value in line.values()), line

@@ -240,7 +240,9 @@ def test_a_coordinator_that_is_not_there_is_told_in_time():
     done = mini.run("train", *mini.options(), "--workdir=x", *flags, "--process_id=1")
     mini.refused(done, "did not find each other within 3 s", "--coordinator=localhost", "--connect_seconds")
     assert time.monotonic() - begin < 180  # JAX alone would take 300
-    mini.refused(mini.run_here("train", *mini.options(), "--workdir=x", flags[1]), "--num_processes needs --coordinator")
+    mini.refused(
+        mini.run_here("train", *mini.options(), "--workdir=x", flags[1]), "--num_processes needs --coordinator"
+    )
 
 
 # Two processes train as one does

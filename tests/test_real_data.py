@@ -27,7 +27,7 @@ def source(request) -> str:
 
 
 def settings(source: str, start: Path) -> dict:
-    """A step or two; a prompt three times as long as the policy was made with. A LoCoMo conversation is over 100 chunks."""
+    """With a prompt three times as long as the policy was made with. A LoCoMo conversation is over 100 chunks."""
     return {
         "policy.path": start,
         "episodes.source": source,
