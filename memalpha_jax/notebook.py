@@ -254,8 +254,14 @@ def to_state(book: Notebook, tokenizer: Tokenizer, config: MemoryConfig) -> Memo
 
 def _hashes(texts: Sequence[Sequence[int]]) -> np.ndarray:
     """uint32 `hash_tokens` of every text."""
-    padded_IL = np.zeros((len(texts), max(map(len, texts), default=0)), np.int32)
-    for row, tokens in zip(padded_IL, texts, strict=True):
-        row[: len(tokens)] = tokens
-    lengths_I = np.array([len(tokens) for tokens in texts], np.int32)
-    return np.asarray(jax.vmap(hash_tokens)(padded_IL, lengths_I)) if texts else np.zeros(0, np.uint32)
+    if not texts:
+        return np.zeros(0, np.uint32)
+    power_of_two = lambda n: 1 << (n - 1).bit_length()  # few shapes, few compilations
+    padded_IL = np.zeros((power_of_two(len(texts)), power_of_two(max(map(len, texts)))), np.int32)
+    length_I = np.zeros(len(padded_IL), np.int32)
+    for i, tokens in enumerate(texts):
+        padded_IL[i, : len(tokens)], length_I[i] = tokens, len(tokens)
+    return np.asarray(_hash_rows(padded_IL, length_I))[: len(texts)]
+
+
+_hash_rows = jax.jit(jax.vmap(hash_tokens))

@@ -77,7 +77,8 @@ def writing_params(config: PolicyConfig, seed: int = 0) -> dict[str, Any]:
         np.broadcast_to(np.tri(64, dtype=bool), (4, 64, 64)),
     )
     states = {"params": {**params, "embed": embed}}
-    mean_D = Qwen3(config).apply(states, tokens, positions, causal, method="hidden")[0].mean((0, 1))
+    hidden = jax.jit(lambda states: Qwen3(config).apply(states, tokens, positions, causal, method="hidden")[0])
+    mean_D = hidden(states).mean((0, 1))
     liking = np.zeros(config.vocab_size, np.float32)
     liking[TOKENIZER.encode("abcde ")] = 8.0
     for i, frame in enumerate(TOKENIZER.frames):

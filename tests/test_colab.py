@@ -109,7 +109,7 @@ def test_the_second_part_trains_adapters_of_a_hugging_face_model(notebook, runs,
     texts = [load_template("qwen_agent"), tools_text("qwen_agent"), squad(place / "squad.json")]
     folder = small_folder(place / "model", texts, 800)
     rows = 1 + max(json.loads((folder / "tokenizer.json").read_bytes())["model"]["vocab"].values()) + 64
-    save(random_model(vocab_size=rows, max_position_embeddings=2048), folder)
+    save(random_model(vocab_size=rows, max_position_embeddings=2048, num_hidden_layers=1), folder)
     monkeypatch.setenv("MEMALPHA_MODEL", str(folder))
     monkeypatch.setenv("MEMALPHA_DATA", str(place / "squad.json"))
     said = execute(notebook, [*SETUP, "qwen-data", "qwen", "qwen-curve"])

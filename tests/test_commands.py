@@ -73,7 +73,7 @@ def test_a_finished_run_is_left_as_it_is(workdir, tmp_path):
     copy = shutil.copytree(workdir, tmp_path / "run")
     shutil.rmtree(copy / "tensorboard")  # a fresh event file is opened before it shows that nothing is left to do
     before = contents(copy)
-    assert "warm start finished" in mini.succeeded(mini.run("warmstart", *mini.options(), f"--workdir={copy}"))
+    assert "warm start finished" in mini.succeeded(mini.run_here("warmstart", *mini.options(), f"--workdir={copy}"))
     done = mini.run("train", *mini.options(), f"--workdir={copy}")
     assert "training finished" in mini.succeeded(done)
     assert f"continuing at step {mini.STEPS} of {mini.STEPS}" in done.stderr

@@ -33,7 +33,7 @@ def changes(tmp_path_factory) -> dict[str, object]:
     folder = small_folder(tmp_path_factory.mktemp("hf") / "model", texts, 800)
     held = json.loads((folder / "tokenizer.json").read_text())
     tokens = len(held["model"]["vocab"]) + len(held["added_tokens"])
-    model = hf.random_model(vocab_size=tokens + tokens % 2, max_position_embeddings=1024)
+    model = hf.random_model(vocab_size=tokens + tokens % 2, max_position_embeddings=1024, num_hidden_layers=1)
     return {**CHANGES, "policy.path": hf.save(model, folder)}
 
 

@@ -53,12 +53,16 @@ def qwen() -> HuggingFaceTokenizer:
 
 
 @functools.cache
+def count(text: str) -> int:
+    return len(qwen().encode(text))
+
+
+@functools.cache
 def real(name: str, source: str):
     """The config on a real file, and the episodes of its first step, fewer where the file has too few of them."""
     if not FILES[source].exists():
         pytest.skip(f"there is no {FILES[source]}")
     config = experiment(name, source=source, path=str(FILES[source]))
-    count = functools.cache(lambda text: len(qwen().encode(text)))
     episodes = load_episodes(config.episodes, "train", count)
     B = min(config.grpo.episodes, len(episodes) // 4 * 4)  # parts of rollout.rows are four groups
     config = dataclasses.replace(config, grpo=dataclasses.replace(config.grpo, episodes=B))

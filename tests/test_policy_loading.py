@@ -41,7 +41,8 @@ def tokenizer() -> SentencePieceTokenizer:
 
 def save(place: Path, spm: SentencePieceTokenizer, seeds: dict[int, int], **meta) -> dict[int, dict]:
     sizes = dataclasses.replace(CONFIG.policy, vocab_size=spm.vocab_size)
-    made = {step: init_params(sizes, jax.random.key(seed)) for step, seed in seeds.items()}
+    init = jax.jit(init_params, static_argnums=0)
+    made = {step: init(sizes, jax.random.key(seed)) for step, seed in seeds.items()}
     meta = {"config": to_dict(CONFIG), "tokenizer": spm.files(), **meta}
     with Checkpoints(place) as checkpoints:
         for step, params in made.items():
@@ -71,7 +72,7 @@ def test_a_policy_is_read_from_a_workdir_its_checkpoints_or_one_step(workdir, to
 def test_logits_are_those_of_the_model_at_every_length(workdir):
     policy = load_policy(workdir[0])
     tokens = policy.tokenizer.encode("Kelora lives in Rome since 19. Kelora lives.")
-    whole = Qwen3(policy.config).apply({"params": policy.params}, jnp.array([tokens]))[0]
+    whole = jax.jit(Qwen3(policy.config).apply)({"params": policy.params}, jnp.array([tokens]))[0]
     for length in (1, 2, 5, len(tokens)):
         found = policy.logits(tokens[:length])
         assert found.shape == (length, policy.config.vocab_size)

@@ -43,7 +43,7 @@ AFTER_STEP_3 = "train.log_step = die_at(3, train.log_step)"
 def start(module: str, workdir: Path, moment: str = "") -> subprocess.Popen:
     """The command, which kills itself at the moment."""
     code = COMMAND + moment + RUN.format(module)
-    return mini.start(["-c", code], [*mini.options({"run.cost_step": 0}), f"--workdir={workdir}"])
+    return mini.start(["-c", code], [*mini.options(), f"--workdir={workdir}"])
 
 
 def terminated_at(process: subprocess.Popen, words: str) -> subprocess.CompletedProcess:

@@ -223,12 +223,13 @@ def _tables(params: dict[str, Any]) -> dict[str, Any]:
 def _with_rows(config: Config, trajectories: int, block_rows: int) -> Config:
     # The widest bucket takes most, and each is traced.
     grpo = dataclasses.replace(config.grpo, episodes=trajectories, group=1, block_rows=block_rows, buckets=1)
-    return dataclasses.replace(_in_one_part(config), grpo=grpo)
+    return dataclasses.replace(config, grpo=grpo, rollout=dataclasses.replace(config.rollout, rows=0))
 
 
 def _in_one_part(config: Config) -> Config:
-    """The same for all `rollout.rows`, on which a part that is traced alone does not depend."""
-    return dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, rows=0))
+    """The same for all divisions into rows, on which a part that is rolled out alone does not depend."""
+    rollout, grpo = dataclasses.replace(config.rollout, rows=0), dataclasses.replace(config.grpo, block_rows=0)
+    return dataclasses.replace(config, rollout=rollout, grpo=grpo)
 
 
 def _single_token(config: Config) -> Config:
