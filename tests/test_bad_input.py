@@ -303,7 +303,6 @@ def test_training_on_garbage_stays_finite(finished, tmp_path):
     changes = {
         "policy.path": finished / "warm_start",
         "rollout.temperature": 1000.0,
-        "run.evaluate_every": 0,
         "grpo.steps": 2,
         "run.cost_step": 0,
     }

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from small_policy import MEMORY, ROLLOUT, TOKENIZER, writing_engine, writing_params
+from small_policy import ROLLOUT, TOKENIZER, writing_engine, writing_params
 
 from memalpha_jax.episodes.batch import tokenize_episodes
 from memalpha_jax.episodes.episode import Episode, Question
@@ -33,9 +33,9 @@ def test_dealing_keeps_groups_whole_and_can_be_undone(parts):
 
 
 def test_trajectories_do_not_depend_on_how_many_are_rolled_out_at_once():
-    found, memory = [], dataclasses.replace(MEMORY, similar_items=0)  # half the compilation
+    found = []
     for rows in (0, 4):
-        engine = writing_engine(dataclasses.replace(ROLLOUT, rows=rows), memory)
+        engine = writing_engine(dataclasses.replace(ROLLOUT, rows=rows))
         batch = tokenize_episodes(
             [EPISODES[i] for i in INDICES],
             TOKENIZER,

@@ -235,7 +235,7 @@ def test_what_comes_is_what_the_foreground_would_have_made():
 def states_and_steps() -> list[tuple[str, list]]:
     """The state of a stream before each of its steps, as JSON, and what the step draws."""
     whole = feed(mixed())
-    found = [(json.dumps(whole.get_state()), flat(next(whole))) for _ in range(20)]
+    found = [(json.dumps(whole.get_state()), flat(next(whole))) for _ in range(24)]
     whole.close()
     return found
 
@@ -245,7 +245,7 @@ def test_the_stream_resumes_at_every_position(states_and_steps, saved_after):
     fresh = feed(mixed())
     next(fresh)  # with steps made ahead, which then must not come
     fresh.set_state(json.loads(states_and_steps[saved_after][0]))
-    following = states_and_steps[saved_after : saved_after + 4]
+    following = states_and_steps[saved_after : saved_after + 8]
     assert [flat(next(fresh)) for _ in following] == [step for _, step in following]
     fresh.close()
 

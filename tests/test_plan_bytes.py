@@ -47,6 +47,7 @@ UPDATES = {
     "dots kept": (keeping(SMALL, "dots"), "short"),
     "all but scores kept": (keeping(SMALL, "attention"), "middle"),
     "all kept, unrolled": (keeping(SMALL, "none", scan_layers=False), "short"),
+    "fsdp 2": (WIDE, "short", 2),
     "fsdp 4": (SMALL, "middle", 4),
     "tensor 2, adapters": (adapted(WIDE), "middle", 1, 2),
 }

@@ -16,7 +16,6 @@ from memalpha_jax.metrics_log import read_metrics
 
 DATA = mini.ROOT.parent / "shared" / "data"
 FILES = {"squad": DATA / "squad" / "dev-v1.1.rebuilt.json", "locomo": DATA / "locomo" / "locomo_first5.json"}
-STEPS = {"squad": 2, "locomo": 1}
 
 
 @pytest.fixture(params=FILES)
@@ -27,7 +26,7 @@ def source(request) -> str:
 
 
 def settings(source: str, start: Path) -> dict:
-    """With a prompt three times as long as the policy was made with. A LoCoMo conversation is over 100 chunks."""
+    """Two steps; a prompt three times as long as the policy was made with. A LoCoMo conversation is over 100 chunks."""
     return {
         "policy.path": start,
         "episodes.source": source,
@@ -36,7 +35,7 @@ def settings(source: str, start: Path) -> dict:
         "rollout.prompt_tokens": 512,
         "memory.core_tokens": 24,
         "grpo.episodes": 1,
-        "grpo.steps": STEPS[source],
+        "grpo.steps": 2,
         "evaluation.episodes": 1,
         "run.trace_every": 1,
         "run.evaluate_every": 0,
@@ -52,7 +51,7 @@ def test_files_go_through_every_command(source, tmp_path_factory, tmp_path):
         assert all(math.isfinite(value) for value in line.values()), line
         assert f"reward/{source}/r1" in line
     traces = sorted((workdir / "traces").iterdir())
-    assert len(traces) == STEPS[source]
+    assert len(traces) == 2
     records = [json.loads(line) for path in traces for line in path.read_text().splitlines()]
     episodes = {episode.instance_id: episode for episode in train_episodes(source, workdir)}
     for record in records:

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 from small_policy import SIZES, random_params
 
 from memalpha_jax.errors import UserError
@@ -15,7 +14,7 @@ from memalpha_jax.policy.attention import MASKED, Shared, attend
 from memalpha_jax.policy.generate import generate
 from memalpha_jax.policy.prefix import ALONE, Plan, PromptLayout, choose_plan, make_plans, rest_of
 from memalpha_jax.policy.sampling import SamplingConfig
-from memalpha_jax.policy.sharding import rows, tree_shardings
+from memalpha_jax.policy.sharding import MeshConfig, make_mesh, rows, tree_shardings
 
 B, G, P, R, S0 = 3, 4, 32, 6, 7
 N = B * G
@@ -125,13 +124,13 @@ def test_a_reply_does_not_depend_on_its_batch(params, layout):
 
 def test_groups_may_be_split_over_devices(params):
     """One of two groups on each half of the mesh."""
-    mesh = jax.make_mesh((2, 1, 1), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=jax.devices()[:2])
+    mesh = make_mesh(MeshConfig(data=2, tensor=4))
     first = slice(0, 2 * G)
     for name in "the first chunk", "some begin alike":
         rows_N = [x[first] for x in (*BATCHES[name], KEYS, ALL)]
         placed = jax.device_put(params, tree_shardings(params, mesh)), *jax.device_put(tuple(rows_N), rows(mesh))
         found = replies_to(*placed, layout=LAYOUTS["all"])
-        assert len(found.tokens_NR.sharding.device_set) == 2
+        assert len(found.tokens_NR.sharding.device_set) == 8
         assert_same(jax.device_get(found), replies_to(params, *rows_N))
 
 
