@@ -121,8 +121,8 @@ def run(module: str, *args: Any) -> subprocess.CompletedProcess:
 
 
 def run_here(module: str, *args: Any) -> subprocess.CompletedProcess:
-    """The same as `run` inside this process, for a command that ends before it matters how many devices there are."""
-    argv, out, err = [module, *map(str, args)], io.StringIO(), io.StringIO()
+    """The same as `run` inside this process, for a command to which it does not matter how many devices there are."""
+    argv, out, err, code = [module, *map(str, args)], io.StringIO(), io.StringIO(), 0
     said = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
     with flagsaver.flagsaver(), unittest.mock.patch.object(sys, "argv", argv), contextlib.chdir(ROOT), said[0], said[1]:
         entry = f"memalpha_jax.{module}"
@@ -131,8 +131,6 @@ def run_here(module: str, *args: Any) -> subprocess.CompletedProcess:
             runpy.run_module(entry, run_name="__main__", alter_sys=True)
         except SystemExit as ended:
             code = ended.code or 0
-        else:
-            code = 0
         finally:
             if imported is not None:
                 sys.modules[entry] = imported

@@ -223,7 +223,7 @@ def _tables(params: dict[str, Any]) -> dict[str, Any]:
 def _with_rows(config: Config, trajectories: int, block_rows: int) -> Config:
     # The widest bucket takes most, and each is traced.
     grpo = dataclasses.replace(config.grpo, episodes=trajectories, group=1, block_rows=block_rows, buckets=1)
-    return dataclasses.replace(config, grpo=grpo, rollout=dataclasses.replace(config.rollout, rows=0))
+    return dataclasses.replace(_in_one_part(config), grpo=grpo)
 
 
 def _in_one_part(config: Config) -> Config:
