@@ -31,6 +31,7 @@ from memalpha_jax.memory.state import (
     memory_tokens,
     unstack,
 )
+from memalpha_jax.padded_sizes import power_of_two
 from memalpha_jax.policy.tokenizer import Tokenizer
 from memalpha_jax.rewards.judge import Grader
 from memalpha_jax.rewards.metrics import score
@@ -106,7 +107,7 @@ class PolicyWriter:
 
     def _write_batch(self, params: Any, episodes: Sequence[Episode]) -> list[WrittenMemory]:
         data = tokenize_for(self.engine, self.tokenizer, episodes)
-        data = _pad_rows(data, min(self.batch, _power_of_two(len(episodes))))
+        data = _pad_rows(data, min(self.batch, power_of_two(len(episodes))))
         N, T, _ = data.chunk_BTC.shape
         key_N = trajectory_keys(self.seed, 0, data.episode_index_B, np.zeros(N, np.int32))
         stream, records = Stream(self.steps, roomy_memory(self.engine, data)), []
@@ -229,10 +230,6 @@ def _scores(episodes: Sequence[Episode], queries: Sequence[Sequence[ReaderQuery]
         [score(episode.data_source, next(answers), question.answer) for question in episode.questions]
         for episode in episodes
     ]
-
-
-def _power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()
 
 
 def _pad_rows(data: EpisodeBatch, rows: int) -> EpisodeBatch:

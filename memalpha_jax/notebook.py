@@ -19,6 +19,7 @@ from memalpha_jax.config import build, to_dict
 from memalpha_jax.errors import UserError
 from memalpha_jax.memory.ops import hash_tokens
 from memalpha_jax.memory.state import LISTS, MemoryConfig, MemoryState, MemoryType, empty_memory, grow_for
+from memalpha_jax.padded_sizes import power_of_two
 from memalpha_jax.policy.tokenizer import Tokenizer
 from memalpha_jax.rewards.reader import ExtractiveReader, Reader, ReaderQuery, every_answer
 from memalpha_jax.workdir import atomic_write
@@ -256,7 +257,6 @@ def _hashes(texts: Sequence[Sequence[int]]) -> np.ndarray:
     """uint32 `hash_tokens` of every text."""
     if not texts:
         return np.zeros(0, np.uint32)
-    power_of_two = lambda n: 1 << (n - 1).bit_length()  # few shapes, few compilations
     padded_IL = np.zeros((power_of_two(len(texts)), power_of_two(max(map(len, texts)))), np.int32)
     length_I = np.zeros(len(padded_IL), np.int32)
     for i, tokens in enumerate(texts):

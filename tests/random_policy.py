@@ -3,11 +3,11 @@
 import dataclasses
 
 import jax
+from small_policy import jitted_init
 from tiny_tokenizer import TinyTokenizer
 
 from memalpha_jax.memory.state import MemoryConfig
 from memalpha_jax.policy.config import PolicyConfig
-from memalpha_jax.policy.model import init_params
 from memalpha_jax.policy.policy import Policy
 from memalpha_jax.rollout.rollout import RolloutConfig
 from memalpha_jax.tools.wire import call_frames
@@ -21,5 +21,5 @@ def random_policy(seed: int = 0, memory: MemoryConfig = MEMORY, rollout: Rollout
     """Prompts and replies count bytes, so they need to be long."""
     tokenizer = TinyTokenizer(call_frames("qwen_agent"))
     sizes = dataclasses.replace(SIZES, vocab_size=tokenizer.vocab_size)
-    params = jax.jit(init_params, static_argnums=0)(sizes, jax.random.key(seed))
+    params = jitted_init(sizes, jax.random.key(seed))
     return Policy(sizes, params, tokenizer, memory, rollout, chunk_tokens=160)

@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small_policy import jitted_init
 
 import memalpha_jax
 from memalpha_jax.checkpoints import Checkpoints
 from memalpha_jax.config import build, to_dict
 from memalpha_jax.errors import UserError
 from memalpha_jax.experiment import Config
-from memalpha_jax.policy.model import Qwen3, init_params
+from memalpha_jax.policy.model import Qwen3
 from memalpha_jax.policy.policy import load_policy
 from memalpha_jax.policy.tokenizer import SentencePieceTokenizer
 from memalpha_jax.tools.wire import call_frames
@@ -41,8 +42,7 @@ def tokenizer() -> SentencePieceTokenizer:
 
 def save(place: Path, spm: SentencePieceTokenizer, seeds: dict[int, int], **meta) -> dict[int, dict]:
     sizes = dataclasses.replace(CONFIG.policy, vocab_size=spm.vocab_size)
-    init = jax.jit(init_params, static_argnums=0)
-    made = {step: init(sizes, jax.random.key(seed)) for step, seed in seeds.items()}
+    made = {step: jitted_init(sizes, jax.random.key(seed)) for step, seed in seeds.items()}
     meta = {"config": to_dict(CONFIG), "tokenizer": spm.files(), **meta}
     with Checkpoints(place) as checkpoints:
         for step, params in made.items():

@@ -14,6 +14,7 @@ import numpy as np
 from memalpha_jax.chat.model import ChatRequest, Completion, Seat
 from memalpha_jax.chat.prompts import ChatPrompts
 from memalpha_jax.chat.seats import seats_in_step
+from memalpha_jax.padded_sizes import power_of_two
 from memalpha_jax.policy.config import PolicyConfig
 from memalpha_jax.policy.generate import Replies, generate
 from memalpha_jax.policy.lora import fingerprint
@@ -75,7 +76,7 @@ class LocalChat:
             if len(prompt) + request.max_tokens > self._context:
                 found[i] = Completion("", _too_long(len(prompt), request.max_tokens, self._context), len(prompt))
                 continue
-            slots = _padded(request.max_tokens, SMALLEST_REPLY)
+            slots = power_of_two(request.max_tokens, SMALLEST_REPLY)
             groups.setdefault((slots, request.temperature), []).append(i)
         for (slots, temperature), members in groups.items():
             for chosen in self._batches(members, [len(prompt) for prompt in prompts], slots):
@@ -87,7 +88,7 @@ class LocalChat:
         """The longest prompts first; one with less than a quarter of the longest in its batch waits for another."""
         left = sorted(members, key=lambda i: -lengths[i])
         while left:
-            P = _padded(lengths[left[0]], SMALLEST_PROMPT)
+            P = power_of_two(lengths[left[0]], SMALLEST_PROMPT)
             rows = _rows_at_once(self._batch_tokens, P + slots)
             chosen = [i for i in left[:rows] if P <= SMALLEST_PROMPT or 4 * lengths[i] > P]
             yield chosen
@@ -97,7 +98,7 @@ class LocalChat:
         self, prompts: Sequence[Sequence[int]], requests: Sequence[ChatRequest], slots: int, temperature: float
     ) -> list[Completion]:
         """One batch, with so many slots for replies."""
-        N, P = _padded(len(prompts), 1), _padded(max(map(len, prompts)), SMALLEST_PROMPT)
+        N, P = power_of_two(len(prompts)), power_of_two(max(map(len, prompts)), SMALLEST_PROMPT)
         prompt_NP, length_N = np.zeros((N, P), np.int32), np.ones(N, np.int32)
         digest_N = np.zeros(N, np.uint32)
         for n, (prompt, request) in enumerate(zip(prompts, requests, strict=True)):
@@ -129,11 +130,6 @@ def _digest(request: ChatRequest) -> int:
     """32 bits that depend on every part of the request."""
     text = json.dumps([request.messages, request.max_tokens, request.temperature])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4])
-
-
-def _padded(n: int, least: int) -> int:
-    """The next power of two, at least `least`."""
-    return max(least, 1 << (n - 1).bit_length())
 
 
 def _rows_at_once(batch_tokens: int, row_tokens: int) -> int:

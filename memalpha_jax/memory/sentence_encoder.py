@@ -19,6 +19,7 @@ import tokenizers
 from memalpha_jax.errors import UserError
 from memalpha_jax.memory.bert import BertConfig, Params, encode, load_bert, read_bert_config
 from memalpha_jax.memory.embedding_format import EmbeddingFormat, Pooling, read_format
+from memalpha_jax.padded_sizes import power_of_two
 from memalpha_jax.policy.lora import fingerprint
 
 BATCH = 32
@@ -69,8 +70,8 @@ class SentenceEncoder:
         return vectors
 
     def _embed_batch(self, ids: Sequence[Sequence[int]]) -> np.ndarray:
-        N = 1 << (len(ids) - 1).bit_length()
-        T = min(max(SHORTEST, 1 << (max(map(len, ids)) - 1).bit_length()), self._format.max_tokens)
+        N = power_of_two(len(ids))
+        T = min(power_of_two(max(map(len, ids)), SHORTEST), self._format.max_tokens)
         token_NT, length_N = np.zeros((N, T), np.int32), np.ones(N, np.int32)
         for n, own in enumerate(ids):
             token_NT[n, : len(own)], length_N[n] = own, len(own)

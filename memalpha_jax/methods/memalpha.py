@@ -26,6 +26,7 @@ from memalpha_jax.memory.state import (
 )
 from memalpha_jax.methods.method import CORE, Context, Entry, Operation, Passage, WriteRecord
 from memalpha_jax.methods.retrieval import Retrieval
+from memalpha_jax.padded_sizes import power_of_two
 from memalpha_jax.policy.lora import fingerprint
 from memalpha_jax.policy.policy import Policy
 from memalpha_jax.rollout.engine import make_engine
@@ -70,7 +71,7 @@ class _Rows:
     def __init__(self, method: MemAlpha, n: int):
         self.method, self.engine, self.tokenizer = method, method.steps.engine, method.policy.tokenizer
         self.lockstep: Lockstep[list[int], WriteRecord] = Lockstep(self._read, n)
-        room = 1 << (n - 1).bit_length()  # few batch sizes are compiled
+        room = power_of_two(n)  # few batch sizes are compiled
         calls, tokens = reply_room(self.engine)
         memory = grow_for(empty_memory(self.engine.memory, (room,)), FIRST_ROOM * calls, tokens)
         self.stream = Stream(method.steps, memory)

@@ -28,6 +28,7 @@ from memalpha_jax.chat.seats import or_raise
 from memalpha_jax.methods.context import shorten
 from memalpha_jax.methods.method import Context, Entry, Operation, WriteRecord
 from memalpha_jax.methods.session import MARKUP_TOKENS, reply_room
+from memalpha_jax.padded_sizes import power_of_two
 from memalpha_jax.policy.config import LoraConfig, PolicyConfig
 from memalpha_jax.policy.logprobs import reply_logprobs
 from memalpha_jax.policy.lora import fingerprint, is_adapter, merge_lora
@@ -135,7 +136,7 @@ def _optimizer(lr: float) -> optax.GradientTransformation:
 
 def _padded(tokens: Sequence[int]) -> tuple[np.ndarray, np.int32]:
     """A text as [1, W + 1], W a power of two that holds it, and how many tokens there are to predict."""
-    width = max(SMALLEST_WINDOW, 1 << (len(tokens) - 1).bit_length())
+    width = power_of_two(len(tokens), SMALLEST_WINDOW)
     padded = np.zeros((1, width + 1), np.int32)
     padded[0, : len(tokens)] = tokens
     return padded, np.int32(len(tokens) - 1)

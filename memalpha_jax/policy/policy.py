@@ -16,6 +16,7 @@ from memalpha_jax.checkpoints import load_params
 from memalpha_jax.config import build
 from memalpha_jax.errors import UserError
 from memalpha_jax.memory.state import MemoryConfig
+from memalpha_jax.padded_sizes import power_of_two
 from memalpha_jax.policy import hugging_face
 from memalpha_jax.policy.config import ARCHITECTURE, PolicyConfig
 from memalpha_jax.policy.hub import fetch, is_hub_id
@@ -78,7 +79,7 @@ class Policy:
         low, high = int(np.min(tokens_T)), int(np.max(tokens_T))
         if low < 0 or high >= V:
             raise UserError(f"token ids run from 0 to {V - 1}, got {low} to {high}")
-        padded = np.zeros((1, 1 << (T - 1).bit_length()), np.int32)  # few lengths, few compilations
+        padded = np.zeros((1, power_of_two(T)), np.int32)  # few lengths, few compilations
         padded[0, :T] = tokens_T
         logits = _forward(self.config)(self.params, padded)
         return np.asarray(logits[0, :T], np.float32)
