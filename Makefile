@@ -8,6 +8,7 @@ PYTHON ?= python3
 WORKDIR ?= runs/tiny
 PYTEST_ARGS ?= -q -n 2 --dist worksteal
 # What is never imported need not be compiled, and what is imported is compiled and kept on its first import.
+# Without isolation the setuptools of .venv builds the three packages that have no wheel, instead of three of its copies.
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
 export PYTHONDONTWRITEBYTECODE :=
 
@@ -24,16 +25,17 @@ $(BIN)/python:
 	@echo "==> creating $(VENV) with $$($(PYTHON) -V)"
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "error: $(PYTHON) cannot create virtual environments; install its venv module (python3-venv)" >&2; exit 1; }
+	@$(PIP) --upgrade pip setuptools || { rm -rf $(VENV); exit 1; }
 
 # The stamps depend on setup.py alone, so a second `make test` installs nothing.
 $(VENV)/.installed: setup.py | $(BIN)/python
 	@echo "==> installing into $(VENV) (about a minute)"
-	@$(PIP) --editable .
+	@$(PIP) --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.installed-test: setup.py | $(BIN)/python
 	@echo "==> installing into $(VENV) with the test extra (a minute or two)"
-	@$(PIP) --editable '.[test]'
+	@$(PIP) --no-build-isolation --editable '.[test]'
 	@touch $(VENV)/.installed $@
 
 demo: install
