@@ -25,16 +25,17 @@ $(BIN)/python:
 	@echo "==> creating $(VENV) with $$($(PYTHON) -V)"
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "error: $(PYTHON) cannot create virtual environments; install its venv module (python3-venv)" >&2; exit 1; }
-	@$(PIP) --upgrade pip setuptools || { rm -rf $(VENV); exit 1; }
 
 # The stamps depend on setup.py alone, so a second `make test` installs nothing.
 $(VENV)/.installed: setup.py | $(BIN)/python
 	@echo "==> installing into $(VENV) (about a minute)"
+	@$(PIP) --upgrade pip 'setuptools>=77'
 	@$(PIP) --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.installed-test: setup.py | $(BIN)/python
 	@echo "==> installing into $(VENV) with the test extra (a minute or two)"
+	@$(PIP) --upgrade pip 'setuptools>=77'
 	@$(PIP) --no-build-isolation --editable '.[test]'
 	@touch $(VENV)/.installed $@
 
