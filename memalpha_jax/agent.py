@@ -30,7 +30,8 @@ from memalpha_jax.command_line import define_flags
 from memalpha_jax.episodes.chunkers import CountTokens, Unit, unit_chunker
 from memalpha_jax.episodes.sentences import split_blocks
 from memalpha_jax.errors import UserError, run_main
-from memalpha_jax.memory.state import MemoryType, empty_memory
+from memalpha_jax.memory.render import tokens_around
+from memalpha_jax.memory.state import MemoryType
 from memalpha_jax.notebook import Notebook, Origin, printable
 from memalpha_jax.policy.policy import Policy, load_policy
 from memalpha_jax.rollout.engine import make_engine
@@ -164,11 +165,8 @@ class MemoryAgent:
 
     def _chunk_budget(self) -> int:
         """Tokens of a chunk that surely fits beside the core, at most what the policy was trained on."""
-        empty = empty_memory(self.policy.memory, (1,))
-        core = {"core_S": self._stream.memory.core_S, "core_len": self._stream.memory.core_len}
-        empty = dataclasses.replace(empty, **core)
-        _, length_N = self._steps.render(empty, *self._as_arrays(""))
-        room = self._at_least_one(self.policy.rollout.prompt_tokens - int(length_N[0]))
+        taken = tokens_around(self._steps.engine.tables, int(self._stream.memory.core_len[0]), self.policy.memory)
+        room = self._at_least_one(self.policy.rollout.prompt_tokens - taken)
         return min(room, self.policy.chunk_tokens)
 
     def _at_least_one(self, room: int) -> int:

@@ -1,5 +1,6 @@
 """Rendered prompts against the same template filled in with plain string operations."""
 
+import itertools
 import re
 
 import jax
@@ -16,6 +17,7 @@ from memalpha_jax.memory.render import (
     render_prompt,
     render_text,
     shown_choices,
+    tokens_around,
 )
 from memalpha_jax.memory.segments import concatenate_segments
 from memalpha_jax.memory.state import MemoryConfig, MemoryType, empty_memory, unstack
@@ -114,6 +116,16 @@ def test_an_empty_memory_says_so():
         "<|im_start|>user\nCore (0 of 512): (nothing)\nEvents (0 of 0):\n(nothing)\n"
         "Facts (0 of 0):\n(nothing)\nText:\n<|im_end|>\n"
     )
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_what_is_around_items_and_chunk_is_known_without_rendering(name):
+    for enabled, core in itertools.product((("core", "episodic", "semantic"), ("core", "episodic")), ("", "I am Kim.")):
+        config = MemoryConfig(core_tokens=40, enabled=enabled)
+        tables = compile_template(load_template(name), TOKENIZER, config, "tools")
+        state = remember([], config, core)
+        _, length = rendered(state, "", config, template=load_template(name), tools="tools")
+        assert tokens_around(tables, int(state.core_len), config) == length
 
 
 def test_disabled_types_vanish():

@@ -30,6 +30,7 @@ from memalpha_jax.memory.state import (
     memory_items,
 )
 from memalpha_jax.memory.template import (
+    COUNT_SLOTS,
     LIST_SLOTS,
     ItemFormat,
     Part,
@@ -49,6 +50,7 @@ __all__ = [
     "parse_template",
     "render_prompt",
     "render_text",
+    "tokens_around",
 ]
 
 POWERS_D = 10 ** np.arange(6, -1, -1)  # seven digits: more ids than any episode has calls
@@ -113,6 +115,16 @@ def render_prompt(
     choice = jnp.where(jnp.any(fits_V), jnp.argmax(fits_V), total_V.shape[0] - 1)
     prompt_P = concatenate_segments(pool, start_VS[choice], length_VS[choice], prompt_tokens)
     return prompt_P, total_V[choice]
+
+
+def tokens_around(tables: RenderTables, core_len: int, config: MemoryConfig) -> int:
+    """Length of a prompt without items and without a chunk, worked out on the host: the room that chunks never have."""
+    lists = dict.fromkeys(LIST_SLOTS, tables.empty.length + tables.newline.length)
+    numbers = dict.fromkeys(COUNT_SLOTS, 1) | {
+        name: len(str(value)) for name, value in (("core_tokens", core_len), ("core_limit", config.core_tokens))
+    }
+    slots = {"core": core_len or tables.empty.length, "chunk": 0} | lists | numbers
+    return sum(slots[part.name] if part.name else part.length for part in tables.parts)
 
 
 def shown_choices(config: MemoryConfig) -> list[tuple[int, int]]:

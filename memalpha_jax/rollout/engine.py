@@ -5,18 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-import jax
-import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from memalpha_jax.errors import UserError
-from memalpha_jax.memory.render import compile_template
-from memalpha_jax.memory.state import MemoryConfig, empty_memory
+from memalpha_jax.memory.render import compile_template, tokens_around
+from memalpha_jax.memory.state import MemoryConfig
 from memalpha_jax.policy.config import PolicyConfig
 from memalpha_jax.policy.generate import check_positions
 from memalpha_jax.policy.sampling import SamplingConfig
 from memalpha_jax.policy.tokenizer import Tokenizer, thinking_ids
-from memalpha_jax.rollout.rollout import Engine, RolloutConfig, render_batch
+from memalpha_jax.rollout.rollout import Engine, RolloutConfig
 from memalpha_jax.tools.prompts import load_template
 from memalpha_jax.tools.reply import parse_replies
 from memalpha_jax.tools.schemas import tools_text
@@ -100,6 +98,4 @@ def _stop_id(text: str, tokenizer: Tokenizer) -> int:
 
 def chunk_budget(engine: Engine) -> int:
     """The longest chunk, in tokens, that fits the prompt beside an empty memory."""
-    nothing = (empty_memory(engine.memory, (1,)), jnp.zeros((1, 1), jnp.int32), jnp.zeros((1,), jnp.int32))
-    _, length_N = jax.jit(lambda *state: render_batch(engine, *state))(*nothing)
-    return engine.rollout.prompt_tokens - int(length_N[0])
+    return engine.rollout.prompt_tokens - tokens_around(engine.tables, 0, engine.memory)
