@@ -111,6 +111,9 @@ def _without_tokens(prompt_len_NT: np.ndarray, reply_len_NT: np.ndarray, active_
     )
 
 
+_to_blocks = jax.jit(to_blocks, static_argnums=2)  # step by step, it would be dozens of programs to compile
+
+
 def blocks_of(config: Config, trajectory: Trajectory) -> Block:
     """The blocks that the update makes of these trajectories."""
-    return to_blocks(trajectory, np.zeros(trajectory.active_NT.shape, np.float32), config.grpo)
+    return _to_blocks(trajectory, np.zeros(trajectory.active_NT.shape, np.float32), config.grpo)
