@@ -24,8 +24,3 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = cache.mkdir(f"jax-{jax.__version__}-{platform.machine()}-{platform.node()}")
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests of commands first: they make the run that others start from while nobody has to wait for it."""
-    items.sort(key=lambda item: item.path.name != "test_commands.py")
