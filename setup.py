@@ -4,7 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# tensorflow-datasets runs without TensorFlow; it needs importlib_resources and does not say so.
+# tensorflow-datasets runs without TensorFlow; it needs importlib_resources and does not say so. transformers needs jinja2
+# for chat templates, and leaves it to torch, which only the tests install.
 REQUIRED = [
     "absl-py>=2.3",
     "array_record>=0.8.3",
@@ -14,6 +15,7 @@ REQUIRED = [
     "huggingface_hub>=1.0",
     "importlib_resources>=6.0",
     "jax>=0.10.2",
+    "jinja2>=3.1",
     "json_repair>=0.50",
     "matplotlib>=3.10",
     "ml_collections>=1.1.0",
