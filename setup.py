@@ -4,8 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# tensorflow-datasets runs without TensorFlow; it needs importlib_resources and does not say so. transformers needs jinja2
-# for chat templates, and leaves it to torch, which only the tests install.
+# tensorflow-datasets runs without TensorFlow; it needs importlib_resources and does not say so. transformers needs
+# jinja2 for chat templates, and leaves it to torch, which only the tests install.
 REQUIRED = [
     "absl-py>=2.3",
     "array_record>=0.8.3",
