@@ -8,8 +8,9 @@ PYTHON ?= python3
 WORKDIR ?= runs/tiny
 PYTEST_ARGS ?= -q -n 2 --dist worksteal
 # What is never imported need not be compiled, and what is imported is compiled and kept on its first import.
-# Without isolation the setuptools of .venv builds the three packages that have no wheel, instead of three of its copies.
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile
+# Without isolation the setuptools of .venv builds the three packages that have no wheel, instead of three of its copies.
+INSTALL := $(PIP) --upgrade pip 'setuptools>=77' && $(PIP) --no-build-isolation --editable
 export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: install install-test demo test lint types pytest clean
@@ -29,14 +30,12 @@ $(BIN)/python:
 # The stamps depend on setup.py alone, so a second `make test` installs nothing.
 $(VENV)/.installed: setup.py | $(BIN)/python
 	@echo "==> installing into $(VENV) (about a minute)"
-	@$(PIP) --upgrade pip 'setuptools>=77'
-	@$(PIP) --no-build-isolation --editable .
+	@$(INSTALL) .
 	@touch $@
 
 $(VENV)/.installed-test: setup.py | $(BIN)/python
 	@echo "==> installing into $(VENV) with the test extra (a minute or two)"
-	@$(PIP) --upgrade pip 'setuptools>=77'
-	@$(PIP) --no-build-isolation --editable '.[test]'
+	@$(INSTALL) '.[test]'
 	@touch $(VENV)/.installed $@
 
 demo: install

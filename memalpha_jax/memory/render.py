@@ -119,11 +119,14 @@ def render_prompt(
 
 def tokens_around(tables: RenderTables, core_len: int, config: MemoryConfig) -> int:
     """Length of a prompt without items and without a chunk, worked out on the host: the room that chunks never have."""
-    lists = dict.fromkeys(LIST_SLOTS, tables.empty.length + tables.newline.length)
-    numbers = dict.fromkeys(COUNT_SLOTS, 1) | {
-        name: len(str(value)) for name, value in (("core_tokens", core_len), ("core_limit", config.core_tokens))
+    slots = {
+        "core": core_len or tables.empty.length,
+        "chunk": 0,
+        "core_tokens": len(str(core_len)),
+        "core_limit": len(str(config.core_tokens)),
+        **dict.fromkeys(LIST_SLOTS, tables.empty.length + tables.newline.length),
+        **dict.fromkeys(COUNT_SLOTS, 1),
     }
-    slots = {"core": core_len or tables.empty.length, "chunk": 0} | lists | numbers
     return sum(slots[part.name] if part.name else part.length for part in tables.parts)
 
 
