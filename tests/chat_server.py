@@ -32,6 +32,14 @@ def slow(seconds: float) -> Fault:
     return lambda handler: time.sleep(seconds) or handler.send(chat_completion("too late"))
 
 
+def endless(handler: Handler) -> None:
+    """Promises a lot, and sends some of it again and again until the client goes."""
+    handler.send(b"[", length=1 << 20)
+    while True:
+        time.sleep(0.05)
+        handler.wfile.write(b" ")
+
+
 def cut(handler: Handler) -> None:
     """Promises more than it sends."""
     handler.send(chat_completion("half")[:20], length=1000)

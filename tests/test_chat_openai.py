@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from chat_server import FAULTS, chat_completion, chat_server, last_message, says, slow, status
+from chat_server import FAULTS, chat_completion, chat_server, endless, last_message, says, slow, status
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -90,7 +90,7 @@ def test_half_the_replies_missing_are_failures_and_not_texts():
         return [[], [FAULTS["no content"]] * 999, [refusal], [status(400)]][by_number(body) % 4]
 
     with chat_server(faults=faults) as server:
-        chat = make(server.url, deadline_s=1.5)
+        chat = make(server.url, deadline_s=3.0)
         found = chat.complete(REQUESTS[:8])
     for i, completion in enumerate(found):
         reasons = ["", "without content", "refuses: 'I will not.'", "status 400, 'so sorry'"]
@@ -99,6 +99,16 @@ def test_half_the_replies_missing_are_failures_and_not_texts():
         assert bool(completion.failure) == bool(i % 4)
     assert chat.usage.failures == 6
     assert sum(by_number(body) % 4 > 1 for body in server.bodies) == 4  # what cannot pass is not tried again
+
+
+def test_an_attempt_that_the_deadline_cuts_short_does_not_hide_what_went_wrong_before():
+    def faults(body):
+        return [FAULTS["no content"]] * by_number(body) + [endless] * 999
+
+    with chat_server(faults=faults) as server:
+        unfinished, without_content = make(server.url, deadline_s=1.5, timeout_s=9.0).complete(REQUESTS[:2])
+    assert "was not over after" in unfinished.failure
+    assert "without content" in without_content.failure
 
 
 def test_the_deadline_holds_against_a_server_that_is_always_late():

@@ -17,7 +17,7 @@ from memalpha_jax.chat.cache import ReplyCache
 from memalpha_jax.chat.config import ChatConfig
 from memalpha_jax.chat.model import ChatError, ChatRequest, Completion, Seat, ask
 from memalpha_jax.chat.seats import or_raise
-from memalpha_jax.chat.server import Again, Refused, Server
+from memalpha_jax.chat.server import Again, Refused, Server, Unfinished
 from memalpha_jax.chat.usage import Usage
 from memalpha_jax.episodes.chunkers import CountTokens
 
@@ -111,7 +111,9 @@ class OpenAIChat:
                 return self._server.attempt(body, min(timeout, max(0.001, until - time.monotonic())))
             except Again as error:
                 self.usage.again()
-                told = error if error.answered else told
+                # The deadline cuts the last attempt short, and that says less than what went wrong before.
+                if error.answered and not (told and isinstance(error, Unfinished)):
+                    told = error
                 wait = max(error.wait_s, self._jitter.uniform(0, min(limit, self._config.backoff_max_s)))
                 if time.monotonic() + wait >= until or self._stopped.wait(wait):
                     raise told or error from None

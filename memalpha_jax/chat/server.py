@@ -42,6 +42,10 @@ class Again(Exception):
         self.wait_s, self.answered = wait_s, answered
 
 
+class Unfinished(Again):
+    """The time of an attempt was over before the reply was."""
+
+
 class Refused(Exception):
     """No attempt will succeed."""
 
@@ -84,7 +88,7 @@ class Server:
                 for part in response.iter_bytes():
                     data += part
                     if time.monotonic() > until or len(data) > MOST_BYTES:
-                        raise Again(f"the reply was not over after {seconds:.0f} s and {len(data)} bytes")
+                        raise Unfinished(f"the reply was not over after {seconds:.0f} s and {len(data)} bytes")
         except httpx2.HTTPError as error:
             raise Again(f"{type(error).__name__}: {error}".removesuffix(": "), answered=False) from error
         if response.status_code == 200:
