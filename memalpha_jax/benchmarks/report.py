@@ -74,6 +74,8 @@ def as_text(result: Result, device: Device) -> str:
         f"device: {device.name} ({device.platform}); in the same call it copied {device.copy_bandwidth / 1e9:.1f} GB/s "
         f"(read and written) and multiplied matrices at {device.matmul_rate / 1e12:.3f} TFLOP/s",
     ]
+    if device.peak_bytes is not None:
+        lines.append(f"memory of the device that {OURS} had in use at most: {device.peak_bytes / 2**30:.1f} GiB")
     lines += [
         f"{OURS} / {result.peer}, {part}: {ratio['min']:.2f} (minima), {ratio['median']:.2f} (medians)"
         for part, ratio in ratios(result).items()
@@ -96,6 +98,7 @@ def as_json(result: Result, device: Device, settings: Mapping[str, Any]) -> dict
             "platform": device.platform,
             "copy_bytes_per_second": device.copy_bandwidth,
             "matmul_flops_per_second": device.matmul_rate,
+            "peak_bytes_in_use": device.peak_bytes,
         },
         "measured": rows,
         "ratios": ratios(result),

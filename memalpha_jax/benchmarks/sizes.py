@@ -11,7 +11,9 @@ from memalpha_jax.errors import UserError
 from memalpha_jax.policy.config import PolicyConfig
 from memalpha_jax.policy.model import Params, cast, init_params
 
-_QWEN3 = PolicyConfig(vocab_size=151_936, kv_heads=8, head_dim=128, rope_theta=1e6, max_positions=40_960)
+_QWEN3 = PolicyConfig(
+    vocab_size=151_936, kv_heads=8, head_dim=128, rope_theta=1e6, max_positions=40_960, scan_layers=True
+)
 SIZES = {
     "1m": PolicyConfig(vocab_size=1024, width=128, layers=4, heads=4, kv_heads=2, head_dim=32, ff=384),
     "10m": PolicyConfig(vocab_size=4096, width=256, layers=12, heads=8, kv_heads=4, head_dim=32, ff=768),

@@ -77,6 +77,11 @@ class Device:
         self._source = self._copy(self._source)
         return self._source
 
+    @property
+    def peak_bytes(self) -> int | None:
+        """The most bytes of its memory that JAX had in use so far; None where it does not tell, as on a CPU."""
+        return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
     def sample(self) -> None:
         """Measures both rates again and keeps the better ones."""
         for _ in range(INNER):
