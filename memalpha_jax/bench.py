@@ -31,7 +31,7 @@ import sys
 from collections.abc import Sequence
 
 import jax
-from absl import flags
+from absl import flags, logging
 
 from memalpha_jax.benchmarks.feed import FeedSettings, bench_feed
 from memalpha_jax.benchmarks.generation import bench_decode, bench_prefill
@@ -159,6 +159,7 @@ def run(command: str, options: Options, device: Device) -> tuple[Result, PolicyC
 def bench(command: str, options: Options, json_file: str = "") -> None:
     """Runs a benchmark, prints its table and writes its figures."""
     check(command, options)
+    logging.set_verbosity(logging.INFO)
     if options.peer:
         # Two libraries share the memory of a GPU only if JAX does not take it in advance.
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")

@@ -8,8 +8,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
-from memalpha_jax.benchmarks.peer import CACHES, TRIAL_TOKENS, Peer
+from memalpha_jax.benchmarks.peer import CACHES, Peer
 from memalpha_jax.benchmarks.report import OURS, PEER, Measured, Result
 from memalpha_jax.benchmarks.timing import Device, alternate
 from memalpha_jax.benchmarks.work import decode_work, prefill_work
@@ -55,12 +56,13 @@ def bench_decode(
         ("all", OURS): generator(config, params, prompt_NP, new),
     }
     checks = {}
+    logging.info("our generation is compiled")
     ours_NR = np.asarray(runs["all", OURS]())
     runs["first token", OURS]()
     if peer is not None:
         runs["first token", PEER] = lambda: peer.generate(prompt_NP, 1)
         runs["all", PEER] = lambda: peer.generate(prompt_NP, new)
-        peer.choose(lambda: peer.generate(prompt_NP, min(new, TRIAL_TOKENS)), CACHES)
+        peer.choose(lambda: peer.generate(prompt_NP, peer.trial_tokens(new)), CACHES)
         checks = {"transformers ran with": peer.settings, "tokens alike": alike(ours_NR, runs["all", PEER]())}
     timings = alternate({f"{part}/{by}": run for (part, by), run in runs.items()}, repeats, device.sample)
     first, rest = prefill_work(config, rows, prompt, item), decode_work(config, rows, prompt, new, item)

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from memalpha_jax.benchmarks.timing import alternate
 from memalpha_jax.benchmarks.training import Batch, TrainSettings
@@ -99,6 +100,10 @@ class Peer:
             )
         return out[:, prompt_NP.shape[1] :].cpu().numpy()
 
+    def trial_tokens(self, new: int) -> int:
+        """Tokens to choose the settings by: few on a CPU, which is slow; on a GPU another number compiles anew."""
+        return min(new, TRIAL_TOKENS) if self.device == "cpu" else new
+
     def prefill(self, prompt_NP: np.ndarray) -> np.ndarray:
         """The most likely next token [N], with a cache made on the way."""
         with self.torch.inference_mode():
@@ -115,6 +120,7 @@ class Peer:
 
         options = list(itertools.product(caches, threads))
         for option in options:
+            logging.info("transformers is tried with cache, threads = %s", option)
             trial(*option)  # warm
         timings = alternate({str(option): functools.partial(trial, *option) for option in options}, TRIALS)
         self._set(*min(options, key=lambda option: timings[str(option)].min))
