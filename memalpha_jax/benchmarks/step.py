@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 
 from memalpha_jax.benchmarks.report import OURS, Measured, Result
 from memalpha_jax.benchmarks.sizes import random_params
@@ -80,7 +81,7 @@ def step_config(policy: PolicyConfig, settings: StepSettings, steps: int) -> Con
             optimizer=settings.train.optimizer,
         ),
         warmstart=WarmStartConfig(tokenizer_pieces=min(PIECES, policy.vocab_size // 2)),
-        run=RunConfig(trace_every=0, evaluate_every=0, cost_step=FIRST_TIMED),
+        run=RunConfig(trace_every=0, evaluate_every=0, cost_step=steps),
     )
 
 
@@ -101,7 +102,7 @@ def random_trainer(config: Config) -> Trainer:
 
 
 def bench_step(policy: PolicyConfig, settings: StepSettings, device: Device, repeats: int) -> Result:
-    """Steps 2 to `repeats` + 1; the first one compiles. The parts of a rollout are timed alone, in step 2."""
+    """Steps 2 to `repeats` + 1; the first one compiles. The parts of a rollout are timed alone, after the last."""
     trainer = random_trainer(step_config(policy, settings, repeats + 1))
     collect, lengths = trainer.collect, []
 
@@ -114,6 +115,9 @@ def bench_step(policy: PolicyConfig, settings: StepSettings, device: Device, rep
     timings = []
     for step in range(1, repeats + 2):
         metrics, seconds = trainer.step(step)
+        logging.info("step %d of %d: %s", step, repeats + 1, ", ".join(f"{k} {v:.1f} s" for k, v in seconds.items()))
+        if device.peak_bytes is not None:
+            logging.info("memory of the device in use at most: %.1f GiB", device.peak_bytes / 2**30)
         device.sample()
         if metrics["rollout/unread"] > 0:
             raise UserError(f"--prompt={settings.prompt} is too short for the generated chunks; give more")
@@ -127,7 +131,7 @@ def bench_step(policy: PolicyConfig, settings: StepSettings, device: Device, rep
         measured.append(Measured(said, OURS, Timing(min(own), statistics.median(own)), work.get(name)))
     whole = [seconds["rollout"] + seconds["reward"] + seconds["update"] for seconds in timings]
     measured.append(Measured("step", OURS, Timing(min(whole), statistics.median(whole)), None))
-    for name, value in timings[0].items():
+    for name, value in timings[-1].items():
         if name.startswith("part/"):
             part = name.removeprefix("part/")
             measured.append(Measured(f"{part} alone", OURS, Timing(value, value), work.get(part)))
