@@ -13,7 +13,7 @@ from small_policy import SIZES, jitted_init, random_params
 from memalpha_jax.errors import UserError
 from memalpha_jax.policy.attention import attend
 from memalpha_jax.policy.config import REMATS
-from memalpha_jax.policy.model import COPYING_EMBED, COPYING_OUT, Qwen3, copying_init, init_params
+from memalpha_jax.policy.model import COPYING_EMBED, COPYING_OUT, Qwen3, copying_init, init_params, product
 
 N, T = 3, 14
 RNG = np.random.default_rng(0)
@@ -210,3 +210,15 @@ def test_qk_norm_gain_and_unknown_init():
     assert np.allclose(gains["k_norm"], 1.3)
     with pytest.raises(UserError, match=r"'orthogonal'.*qwen3, copying"):
         init_params(dataclasses.replace(SIZES, init="orthogonal"), jax.random.key(0))
+
+
+@pytest.mark.parametrize(("D", "F"), [(12, 5), (5, 12), (7, 7)])
+def test_product_has_the_value_and_the_gradients_of_torch(D, F):
+    rng = np.random.default_rng(D)
+    x, w, g = (rng.normal(size=shape).astype(np.float32) for shape in ((2, 3, D), (D, F), (2, 3, F)))
+    y, back = jax.vjp(product, x, w)
+    x_torch, w_torch = (torch.tensor(a, requires_grad=True) for a in (x, w))
+    y_torch = x_torch @ w_torch
+    y_torch.backward(torch.tensor(g))
+    for found, expected in zip((y, *back(g)), (y_torch, x_torch.grad, w_torch.grad), strict=True):
+        np.testing.assert_allclose(found, expected.detach().numpy(), rtol=1e-5, atol=1e-5)

