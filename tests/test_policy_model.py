@@ -1,6 +1,7 @@
 """The decoder: causal, blind to padding, the same with scan and remat, equal to another implementation."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import transformers
 from small_policy import SIZES, jitted_init, random_params
 
 from memalpha_jax.errors import UserError
-from memalpha_jax.policy.attention import attend
+from memalpha_jax.policy.attention import Causal, attend
 from memalpha_jax.policy.config import REMATS
 from memalpha_jax.policy.model import COPYING_EMBED, COPYING_OUT, Qwen3, copying_init, init_params, product
 
@@ -93,6 +94,24 @@ def plain(params):
 def test_scan_and_remat_change_neither_value_nor_gradient(params, plain, change):
     other = value_and_gradient(dataclasses.replace(SIZES, **change), params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), plain, other)
+
+
+@pytest.mark.parametrize("change", [{}, {"remat": "layer"}, {"scan_layers": True}])
+def test_states_that_are_read_are_those_of_all_in_value_and_gradient(params, change):
+    config = dataclasses.replace(SIZES, **change)
+    rng = np.random.default_rng(2)
+    read_NR = rng.integers(0, T, (N, 4))  # in any order, and some of them twice
+    weights = rng.normal(size=(N, 4, SIZES.width))
+    positions = np.broadcast_to(np.arange(T), (N, T))
+
+    def total(p, spare: bool):
+        run = functools.partial(Qwen3(config).apply, {"params": p}, TOKENS, positions, Causal(), method="hidden")
+        if spare:
+            return jnp.sum(weights * run(read_NR=jnp.asarray(read_NR))[0])
+        return sum(jnp.sum(weights[n] * run()[0][n, read_NR[n]]) for n in range(N))
+
+    found, expected = (jax.jit(jax.value_and_grad(functools.partial(total, spare=s)))(params) for s in (True, False))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
 
 
 def torch_model(config, params) -> torch.nn.Module:

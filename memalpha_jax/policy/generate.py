@@ -69,8 +69,10 @@ def prefill(
     """
     model = Qwen3(config)
     positions = jnp.broadcast_to(jnp.reshape(start_N, (-1, 1)) + jnp.arange(prompt_NP.shape[1]), prompt_NP.shape)
-    hidden, cache = model.apply({"params": params}, prompt_NP, positions, Causal(), shared=shared, method="hidden")
-    last_ND = jnp.take_along_axis(hidden, (length_N - 1)[:, None, None], axis=1)[:, 0]
+    last_N1 = (length_N - 1)[:, None]
+    hidden, cache = model.apply(
+        {"params": params}, prompt_NP, positions, Causal(), shared=shared, read_NR=last_N1, method="hidden"
+    )
     grown = tuple(
         LayerCache(
             jnp.pad(kv.k_NKDS, ((0, 0), (0, 0), (0, 0), (0, extra_slots))),
@@ -78,7 +80,7 @@ def prefill(
         )
         for kv in cache
     )
-    return model.apply({"params": params}, last_ND, method="logits"), grown
+    return model.apply({"params": params}, hidden[:, 0], method="logits"), grown
 
 
 def decode_step(

@@ -47,10 +47,11 @@ def reply_logprobs(
     model = Qwen3(config)
     tokens_NS = joined(prompt_NP, prompt_len_N, reply_NR, width or P + R)
     position_NS = jnp.broadcast_to(jnp.arange(tokens_NS.shape[1]), tokens_NS.shape)
-    hidden, _ = model.apply({"params": params}, tokens_NS, position_NS, Causal(), method="hidden")
     # Reply token r is predicted at the slot before its own.
     slot_NR = jnp.minimum(prompt_len_N[:, None] - 1 + jnp.arange(R), tokens_NS.shape[1] - 1)
-    predicting_NRD = jnp.take_along_axis(hidden, slot_NR[..., None], axis=1)
+    predicting_NRD, _ = model.apply(
+        {"params": params}, tokens_NS, position_NS, Causal(), read_NR=slot_NR, method="hidden"
+    )
 
     def score(states: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = model.apply({"params": params}, states, method="logits") / (temperature or 1.0)

@@ -147,8 +147,9 @@ class Qwen3(nn.Module):
         cache: KVCache | None = None,
         slot: jax.Array | int = 0,
         shared: SharedCache = (),
+        read_NR: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache]:
-        """Final normed states [N, T, D] and the new cache.
+        """Final normed states [N, T, D], or [N, R, D] of those that are read, and the new cache.
 
         Args:
           tokens_NT: int32 ids.
@@ -159,13 +160,15 @@ class Qwen3(nn.Module):
             cache holds this call's keys and values.
           slot: first slot to write, the same for all rows.
           shared: keys and values in front of the cache that rows have in common.
+          read_NR: int32, the places in T whose states are wanted; None is all. Behind the last attention no token
+            looks at another, so the rest of the last layer is spared the others (not with `scan_layers`).
         """
         c = self.config
         cos_sin = rotary(positions_NT, c)
         x_NTD = split_rows(self.whole["embed"][tokens_NT].astype(c.dtype))
 
-        def layer(params, x, kv, before=()):
-            x, kv = decoder_layer(c, params, x, cos_sin, mask, kv, slot, before)
+        def layer(params, x, kv, before=(), read=None):
+            x, kv = decoder_layer(c, params, x, cos_sin, mask, kv, slot, before, read)
             return split_rows(x), kv
 
         if c.remat == "layer":
@@ -175,11 +178,13 @@ class Qwen3(nn.Module):
         if c.scan_layers and cache is None and not shared:
             x_NTD, stacked = jax.lax.scan(lambda x, p: layer(p, x, None), x_NTD, self.layers)
             new = tuple(jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(c.layers))
+            x_NTD = x_NTD if read_NR is None else states_at(x_NTD, read_NR)
         else:
             new = ()
             for i in range(c.layers):
                 params = jax.tree.map(lambda a, i=i: a[i], self.layers)
-                x_NTD, kv = layer(params, x_NTD, cache[i] if cache else None, shared[i] if shared else ())
+                read = read_NR if i == c.layers - 1 else None
+                x_NTD, kv = layer(params, x_NTD, cache[i] if cache else None, shared[i] if shared else (), read)
                 new = (*new, kv)
         return rms_norm(x_NTD, self.whole["norm"], c.norm_eps), new
 
@@ -242,8 +247,9 @@ def decoder_layer(
     cache: LayerCache | None,
     slot: jax.Array | int,
     shared: tuple[Shared, ...] = (),
+    read_NR: jax.Array | None = None,
 ) -> tuple[jax.Array, LayerCache]:
-    """One pre-norm block: attention, then the gated MLP. Returns the new residual stream and cache."""
+    """One pre-norm block: attention, then the gated MLP. Returns the new residual stream, where read, and the cache."""
     N, T, _ = x_NTD.shape
 
     def heads(y: jax.Array, count: int) -> jax.Array:
@@ -261,10 +267,18 @@ def decoder_layer(
         v_NKTD = jax.lax.dynamic_update_slice_in_dim(cache.v_NKSD, v_NKTD, slot, 2)
     attention = jax.checkpoint(attend, static_argnums=4) if c.remat == "attention" else attend
     attended = attention(q, k_NKDT, v_NKTD, mask, c.attention, shared)
-    x_NTD = x_NTD + linear(c, p, "o", attended.swapaxes(1, 2).reshape(N, T, c.heads * c.head_dim))
+    attended = attended.swapaxes(1, 2).reshape(N, T, c.heads * c.head_dim)
+    if read_NR is not None:
+        x_NTD, attended = states_at(x_NTD, read_NR), states_at(attended, read_NR)
+    x_NTD = x_NTD + linear(c, p, "o", attended)
     h = rms_norm(x_NTD, p["mlp_norm"], c.norm_eps)
     x_NTD = x_NTD + linear(c, p, "down", jax.nn.silu(linear(c, p, "gate", h)) * linear(c, p, "up", h))
     return x_NTD, LayerCache(k_NKDT, v_NKTD)
+
+
+def states_at(x_NTD: jax.Array, place_NR: jax.Array) -> jax.Array:
+    """[N, R, D]: the states at int32 places in T."""
+    return jnp.take_along_axis(x_NTD, place_NR[..., None], axis=1)
 
 
 def init_params(config: PolicyConfig, key: jax.Array) -> Params:
