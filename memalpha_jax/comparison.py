@@ -90,7 +90,8 @@ class Writers:
     def of(self, policy: Policy) -> PolicyWriter:
         """The writer for policies of this architecture, these budgets and this tokenizer."""
         files = getattr(policy.tokenizer, "files", None)
-        make = (policy.config, policy.memory, policy.rollout, str(files() if files else id(policy.tokenizer)))
+        config = dataclasses.replace(policy.config, path="")  # where training began makes no other function
+        make = (config, policy.memory, policy.rollout, str(files() if files else id(policy.tokenizer)))
         if make not in self._made:
             self._made[make] = PolicyWriter(greedy_engine(policy), policy.tokenizer, self._batch, self._seed)
         return self._made[make]

@@ -22,7 +22,14 @@ from memalpha_jax.grpo.loss import AVERAGINGS, token_weights
 from memalpha_jax.policy.generate import generate
 from memalpha_jax.policy.logprobs import reply_logprobs
 from memalpha_jax.policy.model import Qwen3
-from memalpha_jax.policy.sampling import SamplingConfig, draw, force_end, may_be_drawn, open_thinking
+from memalpha_jax.policy.sampling import (
+    SamplingConfig,
+    draw,
+    first_of_highest,
+    force_end,
+    may_be_drawn,
+    open_thinking,
+)
 
 V, N, P, R = 50, 6, 9, 12
 CONFIG = dataclasses.replace(SIZES, layers=1)
@@ -272,3 +279,18 @@ def test_a_prompt_longer_than_the_context_is_told_before_anything_is_compiled():
     shapes = jax.eval_shape(lambda: random_params(CONFIG))
     with pytest.raises(UserError, match=rf"prompt of {P} tokens and a reply of {R}.*max_positions={P + R - 1}"):
         jax.eval_shape(lambda p: generate(short, p, PROMPTS, LENGTHS, KEYS, np.ones(N, bool), PLAIN), shapes)
+
+
+def test_the_first_of_the_highest_is_numpys_argmax():
+    scores = np.random.default_rng(1).integers(0, 4, (200, 7)).astype(np.float32)  # many ties
+    scores[scores == 0] = -np.inf
+    scores[0] = -np.inf
+    np.testing.assert_array_equal(first_of_highest(jnp.asarray(scores)), scores.argmax(axis=-1))
+
+
+def test_draws_are_those_of_jax_for_the_same_keys():
+    sampling = dataclasses.replace(PLAIN, temperature=0.7)
+    for step in range(20):
+        keys = jax.vmap(jax.random.fold_in, (0, None))(KEYS, step)
+        expected = jax.vmap(jax.random.categorical)(keys, jax.nn.log_softmax(LOGITS / np.float32(0.7)))
+        np.testing.assert_array_equal(draw(jnp.asarray(LOGITS), KEYS, step, sampling)[0], expected)

@@ -114,14 +114,24 @@ def draw(
     """
     if sampling.temperature == 0.0:
         logprobs_NV = jax.nn.log_softmax(logits_NV)
-        return jnp.argmax(logits_NV, axis=-1).astype(jnp.int32), logprobs_NV, logprobs_NV
+        return first_of_highest(logits_NV), logprobs_NV, logprobs_NV
     logprobs_NV = jax.nn.log_softmax(logits_NV / sampling.temperature)
     drawn_from_NV = logprobs_NV
     if sampling.truncates:
         drawn_from_NV = jax.nn.log_softmax(jnp.where(may_be_drawn(logits_NV, sampling), logprobs_NV, -jnp.inf))
     fold = jax.vmap(jax.random.fold_in, (0, None))
-    token_N = jax.vmap(jax.random.categorical)(fold(key_N, step), drawn_from_NV).astype(jnp.int32)
-    return token_N, logprobs_NV, drawn_from_NV
+    gumbel_NV = jax.vmap(lambda key: jax.random.gumbel(key, drawn_from_NV.shape[1:]))(fold(key_N, step))
+    return first_of_highest(gumbel_NV + drawn_from_NV), logprobs_NV, drawn_from_NV  # as `jax.random.categorical`
+
+
+def first_of_highest(x_NV: jax.Array) -> jax.Array:
+    """int32 [N]: argmax of finite numbers (and of -inf), for which XLA on a CPU has no vector code.
+
+    A row that holds NaN gives its last place.
+    """
+    V = x_NV.shape[-1]
+    place_NV = jnp.where(x_NV == jnp.max(x_NV, axis=-1, keepdims=True), jnp.arange(V), V - 1)
+    return jnp.min(place_NV, axis=-1).astype(jnp.int32)
 
 
 def open_thinking(prompt_NP: jax.Array, length_N: jax.Array, sampling: SamplingConfig) -> jax.Array:
