@@ -96,9 +96,12 @@ def test_scan_and_remat_change_neither_value_nor_gradient(params, plain, change)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), plain, other)
 
 
-@pytest.mark.parametrize("change", [{}, {"remat": "layer"}, {"scan_layers": True}])
-def test_states_that_are_read_are_those_of_all_in_value_and_gradient(params, change):
+@pytest.mark.parametrize(
+    "change", [{}, {"remat": "layer"}, {"scan_layers": True}, {"attention": "splash", "head_dim": 128, "layers": 1}]
+)
+def test_states_that_are_read_are_those_of_all_in_value_and_gradient(change):
     config = dataclasses.replace(SIZES, **change)
+    params = random_params(config)
     rng = np.random.default_rng(2)
     read_NR = rng.integers(0, T, (N, 4))  # in any order, and some of them twice
     weights = rng.normal(size=(N, 4, SIZES.width))

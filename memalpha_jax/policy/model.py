@@ -17,7 +17,7 @@ import numpy as np
 from flax import linen as nn
 
 from memalpha_jax.errors import UserError
-from memalpha_jax.policy.attention import Causal, Shared, attend
+from memalpha_jax.policy.attention import Causal, Shared, attend, fused
 from memalpha_jax.policy.config import PolicyConfig, YarnConfig
 from memalpha_jax.policy.sharding import split_rows
 
@@ -250,24 +250,29 @@ def decoder_layer(
     read_NR: jax.Array | None = None,
 ) -> tuple[jax.Array, LayerCache]:
     """One pre-norm block: attention, then the gated MLP. Returns the new residual stream, where read, and the cache."""
-    N, T, _ = x_NTD.shape
+    T = x_NTD.shape[1]
 
     def heads(y: jax.Array, count: int) -> jax.Array:
-        return y.reshape(N, T, count, c.head_dim).swapaxes(1, 2)
+        return y.reshape(*y.shape[:2], count, c.head_dim).swapaxes(1, 2)
 
-    def placed(name: str, count: int) -> jax.Array:
+    def placed(name: str, count: int, h: jax.Array, cos_sin: tuple[jax.Array, jax.Array]) -> jax.Array:
         y = heads(linear(c, p, name, h), count)
         return rotate(rms_norm(y, p[f"{name}_norm"], c.norm_eps) if c.qk_norm else y, *cos_sin)
 
     h = rms_norm(x_NTD, p["attn_norm"], c.norm_eps)
-    q, k = placed("q", c.heads), placed("k", c.kv_heads)
-    k_NKDT, v_NKTD = k.swapaxes(2, 3), heads(linear(c, p, "v", h), c.kv_heads)
+    k_NKDT, v_NKTD = placed("k", c.kv_heads, h, cos_sin).swapaxes(2, 3), heads(linear(c, p, "v", h), c.kv_heads)
     if cache is not None:
         k_NKDT = jax.lax.dynamic_update_slice_in_dim(cache.k_NKDS, k_NKDT, slot, 3)
         v_NKTD = jax.lax.dynamic_update_slice_in_dim(cache.v_NKSD, v_NKTD, slot, 2)
+    if read_NR is not None and isinstance(mask, Causal) and fused(c.attention, c.head_dim, h.dtype) == "xla":
+        # Nobody but these need look; the fused kernels know whole squares only.
+        x_NTD, h = states_at(x_NTD, read_NR), states_at(h, read_NR)
+        cos_sin = tuple(states_at(part[:, 0], read_NR)[:, None] for part in cos_sin)
+        mask, read_NR = jnp.arange(T) <= read_NR[..., None], None
+    q = placed("q", c.heads, h, cos_sin)
     attention = jax.checkpoint(attend, static_argnums=4) if c.remat == "attention" else attend
     attended = attention(q, k_NKDT, v_NKTD, mask, c.attention, shared)
-    attended = attended.swapaxes(1, 2).reshape(N, T, c.heads * c.head_dim)
+    attended = attended.swapaxes(1, 2).reshape(*h.shape[:2], c.heads * c.head_dim)
     if read_NR is not None:
         x_NTD, attended = states_at(x_NTD, read_NR), states_at(attended, read_NR)
     x_NTD = x_NTD + linear(c, p, "o", attended)
