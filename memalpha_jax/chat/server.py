@@ -43,7 +43,7 @@ class Again(Exception):
 
 
 class Unfinished(Again):
-    """The time of an attempt was over before the reply was."""
+    """An attempt was ended, for its time or for the size of the reply, before the reply was over."""
 
 
 class Refused(Exception):
