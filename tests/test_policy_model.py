@@ -13,8 +13,8 @@ from small_policy import SIZES, jitted_init, random_params
 
 from memalpha_jax.errors import UserError
 from memalpha_jax.policy.attention import Causal, attend
-from memalpha_jax.policy.config import REMATS
-from memalpha_jax.policy.model import COPYING_EMBED, COPYING_OUT, Qwen3, copying_init, init_params, product
+from memalpha_jax.policy.config import REMATS, YarnConfig
+from memalpha_jax.policy.model import COPYING_EMBED, COPYING_OUT, Qwen3, copying_init, init_params, product, rotary
 
 N, T = 3, 14
 RNG = np.random.default_rng(0)
@@ -105,16 +105,23 @@ def test_states_that_are_read_are_those_of_all_in_value_and_gradient(change):
     rng = np.random.default_rng(2)
     read_NR = rng.integers(0, T, (N, 4))  # in any order, and some of them twice
     weights = rng.normal(size=(N, 4, SIZES.width))
-    positions = np.broadcast_to(np.arange(T), (N, T))
 
     def total(p, spare: bool):
-        run = functools.partial(Qwen3(config).apply, {"params": p}, TOKENS, positions, Causal(), method="hidden")
+        run = functools.partial(Qwen3(config).apply, {"params": p}, TOKENS, range(T), Causal(), method="hidden")
         if spare:
             return jnp.sum(weights * run(read_NR=jnp.asarray(read_NR))[0])
         return sum(jnp.sum(weights[n] * run()[0][n, read_NR[n]]) for n in range(N))
 
     found, expected = (jax.jit(jax.value_and_grad(functools.partial(total, spare=s)))(params) for s in (True, False))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), found, expected)
+
+
+@pytest.mark.parametrize("yarn", [YarnConfig(), YarnConfig(factor=4.0, original_positions=64)])
+def test_a_range_of_positions_turns_as_an_array_of_them(yarn):
+    config, positions = dataclasses.replace(SIZES, yarn=yarn), range(40_000, 40_000 + T)
+    of_array = jax.jit(functools.partial(rotary, config=config))(np.broadcast_to(positions, (N, T)))
+    for constant, computed in zip(rotary(positions, config), of_array, strict=True):
+        np.testing.assert_allclose(np.broadcast_to(constant, computed.shape), computed, atol=2e-6)
 
 
 def torch_model(config, params) -> torch.nn.Module:

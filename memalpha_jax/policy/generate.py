@@ -68,7 +68,8 @@ def prefill(
     `start_N` and `shared`: how many tokens come before each prompt, and their keys and values.
     """
     model = Qwen3(config)
-    positions = jnp.broadcast_to(jnp.reshape(start_N, (-1, 1)) + jnp.arange(prompt_NP.shape[1]), prompt_NP.shape)
+    P = prompt_NP.shape[1]
+    positions = range(start_N, start_N + P) if isinstance(start_N, int) else start_N[:, None] + jnp.arange(P)
     last_N1 = (length_N - 1)[:, None]
     hidden, cache = model.apply(
         {"params": params}, prompt_NP, positions, Causal(), shared=shared, read_NR=last_N1, method="hidden"

@@ -46,11 +46,11 @@ def reply_logprobs(
     prompt_len_N = jnp.minimum(prompt_len_N, P)  # an index out of range would read NaN, even at weight 0
     model = Qwen3(config)
     tokens_NS = joined(prompt_NP, prompt_len_N, reply_NR, width or P + R)
-    position_NS = jnp.broadcast_to(jnp.arange(tokens_NS.shape[1]), tokens_NS.shape)
+    slots = tokens_NS.shape[1]
     # Reply token r is predicted at the slot before its own.
-    slot_NR = jnp.minimum(prompt_len_N[:, None] - 1 + jnp.arange(R), tokens_NS.shape[1] - 1)
+    slot_NR = jnp.minimum(prompt_len_N[:, None] - 1 + jnp.arange(R), slots - 1)
     predicting_NRD, _ = model.apply(
-        {"params": params}, tokens_NS, position_NS, Causal(), read_NR=slot_NR, method="hidden"
+        {"params": params}, tokens_NS, range(slots), Causal(), read_NR=slot_NR, method="hidden"
     )
 
     def score(states: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:

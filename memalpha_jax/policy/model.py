@@ -68,11 +68,18 @@ def rotary_frequencies(head_dim: int, theta: float, yarn: YarnConfig) -> tuple[n
     return mixed, yarn.attention_factor or 0.1 * math.log(yarn.factor) + 1
 
 
-def rotary(positions_NT: jax.Array, config: PolicyConfig) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines [N, 1, T, head_dim/2] float32 of the rotary embedding."""
+def rotary(positions_NT: jax.Array | range, config: PolicyConfig) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines [N, 1, T, head_dim/2] float32 of the rotary embedding; of a range [1, 1, T, head_dim/2].
+
+    Those of a range are constants: what is computed, XLA on a CPU computes again for every head in every layer.
+    """
     frequency, factor = rotary_frequencies(config.head_dim, config.rope_theta, config.yarn)
-    angle = positions_NT[:, None, :, None].astype(jnp.float32) * frequency
-    return jnp.cos(angle) * factor, jnp.sin(angle) * factor
+    if isinstance(positions_NT, range):
+        angle = (np.asarray(positions_NT, np.float32)[:, None] * frequency).astype(np.float64)
+        cos, sin = ((f(angle) * factor).astype(np.float32)[None, None] for f in (np.cos, np.sin))
+        return jnp.asarray(cos), jnp.asarray(sin)
+    angle_N1TD = positions_NT[:, None, :, None].astype(jnp.float32) * frequency
+    return jnp.cos(angle_N1TD) * factor, jnp.sin(angle_N1TD) * factor
 
 
 def rotate(x_NHTD: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
@@ -142,7 +149,7 @@ class Qwen3(nn.Module):
     def hidden(
         self,
         tokens_NT: jax.Array,
-        positions_NT: jax.Array,
+        positions_NT: jax.Array | range,
         mask: jax.Array | Causal,
         cache: KVCache | None = None,
         slot: jax.Array | int = 0,
@@ -153,7 +160,7 @@ class Qwen3(nn.Module):
 
         Args:
           tokens_NT: int32 ids.
-          positions_NT: int32 rotary positions.
+          positions_NT: int32 rotary positions; a range of T where those of all rows are the same.
           mask: bool [N, T, S], which cache slots each query sees (S = T without a cache); or, without a cache,
             `Causal()` for right-padded rows, which faster attention can make use of.
           cache: earlier keys and values; the T new ones are written at `slot`. None: S = T, and the returned
@@ -195,8 +202,7 @@ class Qwen3(nn.Module):
 
     def __call__(self, tokens_NT: jax.Array) -> jax.Array:
         """Logits [N, T, V] of right-padded rows under the causal mask. For tests and small uses."""
-        positions = jnp.broadcast_to(jnp.arange(tokens_NT.shape[1]), tokens_NT.shape)
-        return self.logits(self.hidden(tokens_NT, positions, Causal())[0])
+        return self.logits(self.hidden(tokens_NT, range(tokens_NT.shape[1]), Causal())[0])
 
 
 def linear(c: PolicyConfig, p: Mapping[str, jax.Array], name: str, x: jax.Array) -> jax.Array:

@@ -114,18 +114,17 @@ def run_once(
     config: PolicyConfig, params, tokens_MS: jax.Array, start: int, before: SharedCache, visible_N: jax.Array | None
 ) -> SharedCache:
     """Runs what rows share, from position `start`, and appends its keys and values to what is in front of it."""
-    position_MS = jnp.broadcast_to(start + jnp.arange(tokens_MS.shape[1]), tokens_MS.shape)
+    positions = range(start, start + tokens_MS.shape[1])
     cache: KVCache
-    _, cache = Qwen3(config).apply({"params": params}, tokens_MS, position_MS, Causal(), shared=before, method="hidden")
+    _, cache = Qwen3(config).apply({"params": params}, tokens_MS, positions, Causal(), shared=before, method="hidden")
     before = before or ((),) * len(cache)
     return tuple((*parts, Shared(kv.k_NKDS, kv.v_NKSD, visible_N)) for parts, kv in zip(before, cache, strict=True))
 
 
-def own_part(plan: Plan, rest: Rest) -> tuple[jax.Array, jax.Array, jax.Array]:
+def own_part(plan: Plan, rest: Rest) -> tuple[jax.Array, jax.Array, jax.Array | int]:
     """Each row's own tokens [N, own], their number [N], and how many of `rest` come before them [N]."""
     if not plan.lead:
-        before_N = jnp.zeros_like(rest.length_N)
-        return rest.tokens_NP[:, : plan.own], jnp.minimum(rest.length_N, plan.own), before_N
+        return rest.tokens_NP[:, : plan.own], jnp.minimum(rest.length_N, plan.own), 0
     before_N = jnp.minimum(rest.alike_N, plan.lead)  # only rows that do not matter can have more
     slot_NS = jnp.minimum(before_N[:, None] + jnp.arange(plan.own), rest.tokens_NP.shape[1] - 1)
     tokens_NS = jnp.take_along_axis(rest.tokens_NP, slot_NS, axis=1)
