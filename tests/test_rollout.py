@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from memalpha_jax.episodes.episode import Episode, Question
 from memalpha_jax.episodes.feed import Drawn
 from memalpha_jax.memory.state import MemoryState, empty_memory, grow, memory_core, memory_items, unstack
 from memalpha_jax.rewards.reward import applied_calls
+from memalpha_jax.rollout import cost
 from memalpha_jax.rollout import stream as stream_module
 from memalpha_jax.rollout.collect import chunk_room, make_collector
 from memalpha_jax.rollout.cost import ClockedParser
@@ -263,3 +266,15 @@ def test_a_clocked_parser_changes_nothing_and_adds_up(whole):
     assert clocked.seconds > once > 0
     clocked.reset()
     assert clocked.seconds == 0
+
+
+def test_a_clocked_parser_counts_two_shards_at_a_time_once(monkeypatch):
+    both_at_work, ticks = threading.Barrier(2), iter([10.0, 13.0])
+    clocked = ClockedParser(lambda *_: both_at_work.wait(timeout=60))
+    monkeypatch.setattr(cost, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
+    shards = [threading.Thread(target=clocked, args=(None, None)) for _ in range(2)]
+    for shard in shards:
+        shard.start()
+    for shard in shards:
+        shard.join()
+    assert clocked.seconds == 3.0

@@ -193,12 +193,12 @@ def memory_core(state: MemoryState) -> tuple[int, ...]:
 
 def memory_items(state: MemoryState, kinds: Sequence[MemoryType] = LISTS) -> list[MemoryItem]:
     """The items of one trajectory in insertion order, on the host (cheap for states from `unstack`)."""
-    state = jax.device_get(state)
-    count = int((state.length_I > 0).sum())
-    end = np.cumsum(state.length_I[:count])
-    arena = state.arena_A[: int(end[-1]) if count else 0].tolist()
-    columns = [state.length_I, state.id_I, state.type_I, state.first_chunk_I, state.last_chunk_I]
-    rows = zip(end.tolist(), *(column[:count].tolist() for column in columns), strict=True)
+    length_I = np.asarray(state.length_I)
+    count = int((length_I > 0).sum())
+    end = np.cumsum(length_I[:count])
+    arena = np.asarray(state.arena_A)[: int(end[-1]) if count else 0].tolist()
+    columns = [length_I, state.id_I, state.type_I, state.first_chunk_I, state.last_chunk_I]
+    rows = zip(end.tolist(), *(np.asarray(column)[:count].tolist() for column in columns), strict=True)
     return [
         MemoryItem(item_id, MemoryType(kind), tuple(arena[stop - length : stop]), first, last)
         for stop, length, item_id, kind, first, last in rows

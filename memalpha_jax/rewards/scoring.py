@@ -39,16 +39,14 @@ def reader_queries(
     questions: Sequence[Question], data_source: str, memory: MemoryState, tokenizer: Tokenizer
 ) -> list[ReaderQuery]:
     """One query per question, over one trajectory's memory (numpy, from `unstack`)."""
-    items = memory_items(memory)
-    texts = {
-        kind: tuple(tokenizer.decode(item.tokens) for item in items if item.type == kind)
-        for kind in (MemoryType.EPISODIC, MemoryType.SEMANTIC)
-    }
+    if not questions:
+        return []
+    items = [(item.type, tokenizer.decode(item.tokens)) for item in memory_items(memory)]
+    episodic, semantic = (
+        tuple(text for kind, text in items if kind == wanted) for wanted in (MemoryType.EPISODIC, MemoryType.SEMANTIC)
+    )
     core = tokenizer.decode(memory_core(memory))
-    return [
-        ReaderQuery(q.question, core, texts[MemoryType.EPISODIC], texts[MemoryType.SEMANTIC], data_source)
-        for q in questions
-    ]
+    return [ReaderQuery(q.question, core, episodic, semantic, data_source) for q in questions]
 
 
 @dataclass(frozen=True)
@@ -103,6 +101,10 @@ class Scorer:
             gains_NT = np.zeros(active_NT.shape)
             for n, (questions, scores_QT) in enumerate(zip(questions_N, scores, strict=True)):
                 gains_NT[n, : scores_QT.shape[1]] = gains(questions, scores_QT)
+        revisions_N = None
+        if not self.config.pay_stale:
+            revisions_of = {key: revisions(episode) for key, episode in {id(e): e for e in episodes_N}.items()}
+            revisions_N = [revisions_of[id(episode)] for episode in episodes_N]
         applied = applied_calls(trajectory.calls, trajectory.statuses_NTK, self.tokenizer.decode)
         rewards = compute_rewards(
             [scores_QT[:, -1].tolist() for scores_QT in scores],
@@ -114,7 +116,7 @@ class Scorer:
             judge=self.judge,
             group_N=group_N,
             gains_NT=gains_NT,
-            revisions_N=None if self.config.pay_stale else [revisions(episode) for episode in episodes_N],
+            revisions_N=revisions_N,
         )
         return rewards, applied, answers
 

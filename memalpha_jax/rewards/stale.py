@@ -43,10 +43,11 @@ def beside_stale(
     """
     success_NTK = np.isin(status_NTK, SUCCESSES) & (memory_type_NTK != MemoryType.CORE)
     beside_NTK = np.zeros(status_NTK.shape, bool)
+    kind_ntk, item_id_ntk = kind_NTK.tolist(), item_id_NTK.tolist()  # lists are faster to look at one by one
     for n, revised in enumerate(revisions_N):
         stored, next_id = dict[int, str](), 1
         for t, k in np.argwhere(success_NTK[n]).tolist():
-            kind, item_id, text = kind_NTK[n, t, k], int(item_id_NTK[n, t, k]), texts[n][t][k]
+            kind, item_id, text = kind_ntk[n][t][k], item_id_ntk[n][t][k], texts[n][t][k]
             if kind == CallKind.DELETE:
                 stored.pop(item_id, None)
                 continue

@@ -7,6 +7,7 @@ arrays; only the parser, which runs on the host, is clocked in place.
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -22,19 +23,27 @@ from memalpha_jax.rollout.trajectory import Trajectory
 
 
 class ClockedParser:
-    """A parser that adds up the seconds it takes."""
+    """A parser that adds up the seconds during which it is at work; those of two shards at a time count once."""
 
     def __init__(self, parser: Parser):
         self._parser, self.seconds = parser, 0.0
+        self._lock, self._at_work, self._since = threading.Lock(), 0, 0.0
 
     def reset(self) -> None:
         self.seconds = 0.0
 
     def __call__(self, reply_NR: Any, length_N: Any) -> Any:
-        begin = time.monotonic()
-        result = self._parser(reply_NR, length_N)
-        self.seconds += time.monotonic() - begin
-        return result
+        with self._lock:
+            self._at_work += 1
+            if self._at_work == 1:
+                self._since = time.monotonic()
+        try:
+            return self._parser(reply_NR, length_N)
+        finally:
+            with self._lock:
+                self._at_work -= 1
+                if self._at_work == 0:
+                    self.seconds += time.monotonic() - self._since
 
 
 def seconds_of(function: Callable[..., Any], *args: Any) -> float:
