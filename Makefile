@@ -1,5 +1,5 @@
 # make install   the package and what it needs, into .venv
-# make demo      warm start, reinforcement learning, evaluation: 10 to 16 minutes on two cores, by the machine
+# make demo      warm start, reinforcement learning, evaluation: 10 to 20 minutes on two cores, by the machine
 # make test      what CI runs: install with the test extra, ruff, mypy, pytest
 SHELL := /bin/sh
 VENV := .venv

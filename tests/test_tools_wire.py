@@ -283,14 +283,14 @@ def test_calls_are_frames_around_escaped_text(wire, call):
 def test_time_is_linear_in_garbage(wire, unit):
     opener = {"qwen_agent": "✿FUNCTION✿: x\n✿ARGS✿: ", "hermes": "<tool_call>"}[wire]
     for prefix in ("", opener, opener + '{"a": ', opener + '{"a": "'):
-        start = time.process_time()
+        start = time.thread_time()  # nothing that other tests left running counts
         parse_calls(prefix + unit * (300_000 // len(unit)), wire)
         # A quadratic scan of this much takes minutes; a linear one 0.2 s.
-        assert time.process_time() - start < 3
+        assert time.thread_time() - start < 20
 
 
 def test_deep_nesting_and_costly_repairs_are_refused_quickly():
-    start = time.process_time()
+    start = time.thread_time()
     for arguments in (
         '{"a":' * 50_000 + "1" + "}" * 50_000,
         '{"\\ud800":' * 800 + "[" * 200_000,
@@ -304,7 +304,7 @@ def test_deep_nesting_and_costly_repairs_are_refused_quickly():
     )
     assert broken[0].status == Status.OK  # until a reply has spent its budget of repairs
     assert broken[-1].status == Status.BAD_JSON
-    assert time.process_time() - start < 5
+    assert time.thread_time() - start < 5
 
 
 @given(
