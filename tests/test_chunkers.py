@@ -359,9 +359,9 @@ def test_session_chunks_close_between_the_limits():
 def test_huge_lines_take_linear_time(text, count):
     count("warm")
     for chunker in (sentence_chunker(2048, count), unit_chunker(2048, count)):
-        start = time.thread_time()
+        start = time.process_time()
         chunks = chunker([Unit(text)])
-        assert time.thread_time() - start < 5
+        assert time.process_time() - start < 5
         assert all(count(chunk.text) <= 2048 for chunk in chunks)
         assert squeezed("".join(chunk.text for chunk in chunks)) == squeezed(text)
 

@@ -282,9 +282,9 @@ def test_parsing_many_replies_is_fast(tokenizer):
     call = format_call("new_memory_insert", {"memory_type": "semantic_memory", "content": SENTENCES[0] * 3}, "hermes")
     ids = tokenizer.encode_trusted("<think>\nTwo facts.\n</think>\n\n" + call * 40)[:499]
     reply_NR = np.array([[*ids, tokenizer.eos_id]] * 256)
-    start = time.thread_time()
+    start = time.process_time()
     batch, _ = parse_replies(reply_NR, np.full(256, reply_NR.shape[1]), tokenizer, "hermes", 32, 500)
-    assert time.thread_time() - start < 1.0
+    assert time.process_time() - start < 1.0
     assert (batch.status_K[:, 0] == 0).all()
 
 

@@ -1,5 +1,6 @@
 """Wire formats: text to calls and back, whatever stands around, inside and instead of a call."""
 
+import gc
 import json
 import re
 import time
@@ -269,7 +270,16 @@ def test_calls_are_frames_around_escaped_text(wire, call):
     assert found == [text for text, is_frame in segments if is_frame]
 
 
+@pytest.fixture
+def uncollected():
+    """What is timed is the parser: not the collector, which may walk over all that earlier tests have made."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
 @both_wires
+@pytest.mark.usefixtures("uncollected")
 @pytest.mark.parametrize(
     "unit",
     [
@@ -283,12 +293,13 @@ def test_calls_are_frames_around_escaped_text(wire, call):
 def test_time_is_linear_in_garbage(wire, unit):
     opener = {"qwen_agent": "✿FUNCTION✿: x\n✿ARGS✿: ", "hermes": "<tool_call>"}[wire]
     for prefix in ("", opener, opener + '{"a": ', opener + '{"a": "'):
-        start = time.thread_time()  # nothing that other tests left running counts
+        start = time.thread_time()
         parse_calls(prefix + unit * (300_000 // len(unit)), wire)
         # A quadratic scan of this much takes minutes; a linear one 0.2 s.
-        assert time.thread_time() - start < 20
+        assert time.thread_time() - start < 3
 
 
+@pytest.mark.usefixtures("uncollected")
 def test_deep_nesting_and_costly_repairs_are_refused_quickly():
     start = time.thread_time()
     for arguments in (

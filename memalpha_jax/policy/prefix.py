@@ -122,7 +122,7 @@ def run_once(
 
 
 def own_part(plan: Plan, rest: Rest) -> tuple[jax.Array, jax.Array, jax.Array | int]:
-    """Each row's own tokens [N, own], their number [N], and how many of `rest` come before them [N]."""
+    """Each row's own tokens [N, own], their number [N], and how many of `rest` come before them: [N], or 0 for all."""
     if not plan.lead:
         return rest.tokens_NP[:, : plan.own], jnp.minimum(rest.length_N, plan.own), 0
     before_N = jnp.minimum(rest.alike_N, plan.lead)  # only rows that do not matter can have more
