@@ -24,7 +24,8 @@ def get_config():
     config.grpo.group = 2
     config.grpo.block_rows = 2
     config.grpo.steps = 50
-    config.evaluation.episodes = 16
+    config.evaluation.lengths = (1,)
+    config.evaluation.episodes = (16,)
     config.run.save_every = 10
     config.run.trace_every = 10
     config.run.evaluate_every = 25

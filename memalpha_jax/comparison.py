@@ -108,8 +108,8 @@ def compare(policies: Mapping[str, Policy], config: Config) -> dict[str, Any]:
     writers = Writers(policies, config.evaluation.batch, config.seed)
     results: dict[str, Any] = {**{section: [] for section in SECTIONS}, "about": ABOUT}
     first: dict[str, dict[str, Outcome]] = {}
-    for length in _lengths(config):
-        episodes = held_out_episodes(config, length, next(iter(policies.values())))
+    for length, count in _lengths(config).items():
+        episodes = held_out_episodes(config, length, count, next(iter(policies.values())))
         for source in dict.fromkeys(episode.data_source for episode in episodes):
             own = [episode for episode in episodes if episode.data_source == source]
             outcomes = evaluate_all(writers, own, config, f"{source} {length}x")
@@ -127,19 +127,22 @@ def compare(policies: Mapping[str, Policy], config: Config) -> dict[str, Any]:
     return results
 
 
-def _lengths(config: Config) -> tuple[int, ...]:
-    """Only generated episodes can be made longer."""
-    return config.evaluation.lengths if config.episodes.source == "generated" else (1,)
+def _lengths(config: Config) -> dict[int, int]:
+    """How many episodes there are of each length; only generated ones can be made longer."""
+    evaluation = config.evaluation
+    if config.episodes.source != "generated":
+        return {1: evaluation.episodes[0]}
+    return dict(zip(evaluation.lengths, evaluation.episodes, strict=True))
 
 
-def held_out_episodes(config: Config, length: int, policy: Policy) -> list[Episode]:
-    """Episodes `length` times as long as in training, none of which training has seen."""
+def held_out_episodes(config: Config, length: int, count: int, policy: Policy) -> list[Episode]:
+    """`count` episodes `length` times as long as in training, none of which training has seen."""
     episodes: EpisodesConfig = dataclasses.replace(
-        config.episodes, chunks=config.episodes.chunks * length, num_eval=config.evaluation.episodes
+        config.episodes, chunks=config.episodes.chunks * length, num_eval=count
     )
-    count = lambda text: len(policy.tokenizer.encode(text))
+    count_tokens = lambda text: len(policy.tokenizer.encode(text))
     first = config.evaluation.first if config.episodes.source == "generated" else 0
-    return list(load_episodes(episodes, "eval", count, first))
+    return list(load_episodes(episodes, "eval", count_tokens, first))
 
 
 def evaluate_all(writers: Writers, episodes: Sequence[Episode], config: Config, where: str) -> dict[str, Outcome]:

@@ -31,7 +31,7 @@ _AT_LEAST_1 = (
     *(f"grpo.{name}" for name in ("episodes", "group", "steps", "minibatches", "buckets", "max_skipped")),
     *("mesh.fsdp", "mesh.tensor", "warmstart.tokenizer_pieces", "warmstart.batch", "warmstart.buckets"),
     *(f"warmstart.{lesson}.{name}" for lesson in _LESSONS for name in ("lines_min", "pieces_min", "chunks")),
-    *("evaluation.episodes", "evaluation.batch", "evaluation.bootstrap"),
+    *("evaluation.batch", "evaluation.bootstrap"),
     *("run.save_every", "run.keep", "run.evaluate_episodes"),
 )
 _AT_LEAST_0 = (
@@ -128,6 +128,8 @@ def _relation_faults(config: Config) -> Iterator[str]:
             yield f"warmstart.{name}.pieces_min is {lesson.pieces_min}, above pieces_max, {lesson.pieces_max}"
         if lesson.stored > config.memory.items:
             yield f"warmstart.{name}.stored is {lesson.stored}; config.memory.items has room for {config.memory.items}"
-    lengths = config.evaluation.lengths
+    lengths, counts = config.evaluation.lengths, config.evaluation.episodes
     if not lengths or min(lengths) < 1:
         yield f"evaluation.lengths is {lengths}; it must hold numbers of at least 1"
+    if len(counts) != len(lengths) or min(counts) < 1:
+        yield f"evaluation.episodes is {counts}; it must hold a number of at least 1 for each of evaluation.lengths"

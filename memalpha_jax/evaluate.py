@@ -98,7 +98,7 @@ def write_report(workdir: Workdir, results: dict[str, Any], source: str, suffix:
 
 def write_example(workdir: Workdir, config: Config, policy: Policy, suffix: str) -> str:
     """Writes a held-out episode as a text file; returns the command that tries the agent on it."""
-    episode = held_out_episodes(config, 1, policy)[0]
+    episode = held_out_episodes(config, 1, 1, policy)[0]
     text = workdir.root / f"example{suffix}.txt"
     atomic_write(text, "\n\n".join(episode.chunks) + "\n")
     python = os.path.relpath(sys.executable)

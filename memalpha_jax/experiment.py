@@ -58,14 +58,15 @@ class WarmStartConfig:
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
     """Attributes:
-    episodes: held-out episodes per length. first: number of the first one, where they are generated, so that the table
-    can be made of other episodes than those the curve of training shows. lengths: multiples of `episodes.chunks`.
+    lengths: multiples of `episodes.chunks`. episodes: held-out episodes of each of these lengths; a source that is not
+    generated has one length and takes the first number. first: number of the first one, where they are generated, so
+    that the table can be made of other episodes than those the curve of training shows.
     batch: trajectories decoded at once. bootstrap: resamples of the intervals.
     """
 
-    episodes: int = 64
-    first: int = 0
     lengths: tuple[int, ...] = (1, 3, 13)
+    episodes: tuple[int, ...] = (64, 64, 64)
+    first: int = 0
     batch: int = 64
     bootstrap: int = 2000
 

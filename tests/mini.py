@@ -62,7 +62,7 @@ SETTINGS: dict[str, Any] = {
     "grpo.buckets": 2,
     "grpo.minibatches": 1,
     "grpo.steps": STEPS,
-    "evaluation.episodes": 2,
+    "evaluation.episodes": (2, 2),
     "evaluation.lengths": (1, 2),
     "evaluation.bootstrap": 20,
     "run.save_every": SAVE_EVERY,

@@ -162,6 +162,8 @@ BAD_VALUES = [
     ("warmstart.demonstrate.lines_min", 20, "above lines_max"),
     ("warmstart.demonstrate.rate", 1.5, "between 0 and 1"),
     ("evaluation.lengths", (), "at least 1"),
+    ("evaluation.episodes", (3,), "for each of evaluation.lengths"),
+    ("evaluation.episodes", (3, 0), "for each of evaluation.lengths"),
     ("run.save_every", 0, "at least 1"),
     ("memory.enabled", ("core", "notes"), "notes"),
     ("episodes.source", "nonsense", "choose one of generated, jsonl, prepared"),
