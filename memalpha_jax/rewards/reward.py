@@ -30,10 +30,8 @@ class RewardConfig:
     Attributes:
       beta, gamma, r2_weight: weights of r3, r4 and r2. With gamma 0 no judge is called.
       credit: which chunks r1 is paid to, "episode" or "gain" (see `credit.py`).
-      pay_duplicates: True pays a text again when it is stored again in other words (r2) and judges the text
-      of skipped
-        exact duplicates (r4). False: near-duplicates are failures in r2 and 0 in r4, and so are skipped
-        calls.
+      pay_duplicates: True pays a text again when it is stored again in other words (r2) and judges the text of skipped
+        exact duplicates (r4). False: near-duplicates are failures in r2 and 0 in r4, and so are skipped calls.
       pay_stale: True pays a correction that is stored beside what it corrects. False: it is a repeat (`stale.py`; needs
         episodes whose generator recorded the corrections).
       repeat_cost: how many successful calls one repeat, exact or near, costs in r2, besides not counting as one.
@@ -41,8 +39,7 @@ class RewardConfig:
       one_value: the reader answers with one value (`ExtractiveReader.one_value`), so that a stale one costs.
       published_scores: score answers with the released quirks (`metrics.score`).
       judge_retries: further attempts when the judge fails, after waits of judge_wait_s, twice that, ...
-      judge_failure: when it still fails, "fail" raises `JudgeError`; "mask" leaves r4 out for the groups
-      concerned.
+      judge_failure: when it still fails, "fail" raises `JudgeError`; "mask" leaves r4 out for the groups concerned.
       reader, judge, grader: who answers the questions, judges what was stored, and grades answers that no rule scores.
     """
 
@@ -80,8 +77,7 @@ class RewardConfig:
 class AppliedCalls:
     """The calls of a batch of trajectories and what became of them, on the host.
 
-    kind, memory_type, item_id, status: int32[N, T, K] as in `CallBatch`, status after application (NO_CALL:
-    unused).
+    kind, memory_type, item_id, status: int32[N, T, K] as in `CallBatch`, status after application (NO_CALL: unused).
     dropped: int32[N, T], calls beyond K. texts[n][t][k]: the text a call carries, "" where it carries none.
     """
 
@@ -196,8 +192,7 @@ def compute_rewards(
       chunk_mask_NT: bool, False beyond an episode's last chunk.
       memory_tokens_N: tokens of the final memory. chunk_tokens_N: tokens of all chunks of the episode.
       judge: needed where gamma is not 0.
-      group_N: the group of each trajectory, within which a failed judge masks r4 together; None: all are one
-      group.
+      group_N: the group of each trajectory, within which a failed judge masks r4 together; None: all are one group.
       gains_NT: what each chunk is paid for the answers, with `config.credit` "gain".
       revisions_N: what is known about corrections in each trajectory's episode, with `config.pay_stale` False.
 
