@@ -96,11 +96,10 @@ class ExtractiveReader:
     """Retrieval followed by extraction; no model, no network, the same answer every time.
 
     Attributes:
-      one_value: answer with one value, taken from the evidence sentence that shares most of the question's
-      words.
-        Among equals the oldest item wins, whatever its BM25 score, so that a stale fact left beside its
-        correction is what gets answered, and a sentence naming two values is answered with both. False: the
-        lenient published-like reader, whose answer is everything retrieved.
+      one_value: answer with one value, taken from the evidence sentence that shares most of the question's words.
+        Among equals the oldest item wins, whatever its BM25 score, so that a stale fact left beside its correction is
+        what gets answered, and a sentence naming two values is answered with both. False: the lenient published-like
+        reader, whose answer is everything retrieved.
       top_k: items kept per list; the core paragraph is always read.
     """
 
