@@ -4,7 +4,8 @@ The rules are those that XLA follows in the main. Elementwise work is fused into
 its own, unless a matrix product, a loop or a kernel has to read it, or it is arithmetic that several read. The carry of
 a loop is updated in place, as are donated arguments; what a loop stacks is allocated whole, and each part is written
 there as soon as it is made. Work is done in the order in which it was traced. A CPU multiplies bfloat16 in float32, and
-the copies that this takes are counted; those of what a loop does not change are made before it.
+the copies that this takes are counted; those of what a loop does not change are made before it, and by releases of JAX
+before 0.11 those of the stacks that it takes apart, too.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ REDUCTIONS = {"argmax", "argmin", "reduce_and", "reduce_max", "reduce_min", "red
 """What they read is fused into them; their results are kept."""
 OVERWRITING = {"scatter", "scatter-add", "dynamic_update_slice"}
 """The result takes the place of the first operand where nothing else needs that."""
+STACKS_CONVERTED_WHOLE = jax.__version_info__ < (0, 11)
+"""Whether the compiler converts a stack of bfloat16 before the loop that takes it apart, or each part in its turn."""
 INLINED = {
     *("jit", "pjit", "closed_call", "core_call", "remat2", "checkpoint"),
     *("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"),
@@ -202,14 +205,23 @@ class _Program:
         p = equation.params
         consts, carry = _scan_arguments(equation)
         body, arguments = self._body(p["jaxpr"].jaxpr.invars[: consts + carry], consts)
-        for var in p["jaxpr"].jaxpr.invars[consts + carry :]:  # stacks are converted as a whole
-            arguments.append(_Value(_bytes(var.aval) * (2 if self._is_half(var.aval) else 1), fusible=True))
+        for var in p["jaxpr"].jaxpr.invars[consts + carry :]:
+            arguments.append(self._part_of_stack(var.aval))
             body.add([arguments[-1]], ())
         outputs = body.trace(p["jaxpr"].jaxpr, arguments)
         inner = body.peak(outputs[:carry], written=outputs[carry:], carried=arguments[consts : consts + carry])
         before = self._before_loop(body, arguments, inputs)
-        stacks = [self._widened(value) for value in inputs[consts + carry :]]
+        stacks = inputs[consts + carry :]
+        if STACKS_CONVERTED_WHOLE:
+            stacks = [self._widened(value) for value in stacks]
         return inner, [*inputs[: consts + carry], *stacks, *before]
+
+    def _part_of_stack(self, aval: Any) -> _Value:
+        """What a loop takes from a stack in one turn."""
+        half = self._is_half(aval)
+        if STACKS_CONVERTED_WHOLE:
+            return _Value(_bytes(aval) * (2 if half else 1), fusible=True)
+        return _Value(_bytes(aval), half=half, fusible=True)
 
     def loop(self, equation: Any, inputs: list[_Value | None]) -> tuple[int, list[_Value | None]]:
         """As `scan`."""
