@@ -1,4 +1,4 @@
-"""One policy on streams of 1k to 1M tokens: accuracy, memory, and what a chunk costs; about half an hour on two cores.
+"""One policy on streams of 1k to 1M tokens: accuracy, memory, and what a chunk costs; 12 to 30 minutes on two cores.
 
 python -m memalpha_jax.evaluate --config=experiments/eval_length.py --workdir=runs/length --config.policy.path=runs/tiny
 
