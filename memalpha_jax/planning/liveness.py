@@ -59,8 +59,8 @@ def peak_bytes(jaxpr: Jaxpr, donated: Sequence[bool] | None = None, widened: boo
     Args:
       jaxpr: of the function, from `jax.make_jaxpr`.
       donated: for each argument, whether its memory may be used for results; none by default.
-      widened: whether products of bfloat16 are computed in float32, as on a CPU: they read float32 copies, for which
-        loops have what they take apart converted as a whole, and their results are rounded afterwards.
+      widened: whether products of bfloat16 are computed in float32, as on a CPU: they read float32 copies (of what a
+        loop takes apart, see `STACKS_CONVERTED_WHOLE`), and their results are rounded afterwards.
     """
     program = _Program(widened)
     flags = donated or [False] * len(jaxpr.invars)
@@ -218,10 +218,8 @@ class _Program:
 
     def _part_of_stack(self, aval: Any) -> _Value:
         """What a loop takes from a stack in one turn."""
-        half = self._is_half(aval)
-        if STACKS_CONVERTED_WHOLE:
-            return _Value(_bytes(aval) * (2 if half else 1), fusible=True)
-        return _Value(_bytes(aval), half=half, fusible=True)
+        part = self._made(aval, fusible=True)
+        return _Value(2 * part.size, fusible=True) if part.half and STACKS_CONVERTED_WHOLE else part
 
     def loop(self, equation: Any, inputs: list[_Value | None]) -> tuple[int, list[_Value | None]]:
         """As `scan`."""
